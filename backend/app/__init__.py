@@ -1,0 +1,1 @@
+"""A small SaaS back end that shows every feature of Knapsaq once."""

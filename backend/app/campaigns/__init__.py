@@ -1,0 +1,1 @@
+"""Campaigns: one mail to every verified user, each exactly once."""

@@ -1,0 +1,1 @@
+"""Jobs over HTTP: what a route answers after it has queued one, and how it went."""

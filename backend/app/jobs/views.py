@@ -1,0 +1,75 @@
+"""How a job looks from outside."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from litestar.exceptions import HTTPException
+from litestar.status_codes import HTTP_409_CONFLICT
+from msgspec import Struct
+from saq import Job
+
+
+class EnqueuedJob(Struct):
+    """What a route answers for a job that it has queued.
+
+    Attributes:
+        key: The job's key.
+        task: The task's name.
+        url: Where to ask how it went.
+    """
+
+    key: str
+    task: str
+    url: str
+
+    @classmethod
+    def of(cls, job: Job | None) -> EnqueuedJob:
+        """Describe a job that was accepted just now.
+
+        Raises:
+            HTTPException: SAQ answered None, as it does while a job of the same key has not ended; answered as 409.
+        """
+        if job is None:
+            raise HTTPException("the same job is waiting already", status_code=HTTP_409_CONFLICT)
+        queue = job.get_queue().name
+        url = f"/jobs/{job.key}" if queue == "default" else f"/jobs/{job.key}?queue={queue}"
+        return cls(key=job.key, task=job.function, url=url)
+
+
+class JobView(Struct):
+    """How a job stands.
+
+    Attributes:
+        key: The job's key.
+        task: The task's name.
+        queue: The queue's name.
+        status: ``new``, ``queued``, ``active``, ``complete``, ``failed`` or ``aborted``.
+        attempts: How many attempts have been started.
+        result: What the task returned.
+        error: The last line of the last error; the whole of it is in ``/saq`` and in the worker's log.
+        seconds: From the call to the end, or None while it has not ended.
+    """
+
+    key: str
+    task: str
+    queue: str
+    status: str
+    attempts: int
+    result: Any
+    error: str | None
+    seconds: float | None
+
+    @classmethod
+    def of(cls, job: Job) -> JobView:
+        """Describe a job as it was read from Redis."""
+        return cls(
+            key=job.key,
+            task=job.function,
+            queue=job.get_queue().name,
+            status=job.status.value,
+            attempts=job.attempts,
+            result=job.result,
+            error=job.error.strip().rsplit("\n", 1)[-1] if job.error else None,
+            seconds=(job.completed - job.queued) / 1000 if job.completed else None,
+        )

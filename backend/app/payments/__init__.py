@@ -1,0 +1,1 @@
+"""Payments: charged in the background, exactly once, against a provider that may fail."""

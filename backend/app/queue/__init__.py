@@ -1,0 +1,1 @@
+"""The application's side of the queue: names to import, settings and shared tasks."""

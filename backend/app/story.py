@@ -1,0 +1,181 @@
+"""The story that the demo tells: what is done to the API over HTTP, and what has to come of it.
+
+Three people sign up and verify their address, payments meet every kind of answer
+of the provider, a campaign goes out, and a scheduled task is run by hand. Each
+step is a job whose result, number of attempts and mails are known beforehand.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from email.message import EmailMessage
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from app.smtp_sink import read_mails
+
+NAMES = ("Ada", "Grace", "Edsger")
+REPORT_TO = "team@knapsaq.example"
+POLL = 0.05
+LONGEST_STEP = 25.0
+
+PAYMENTS: tuple[tuple[str, str, int, dict[str, Any]], ...] = (
+    ("Payment", "tok_ok", 1, {"status": "charged"}),
+    ("Payment, provider says 429", "tok_rate_limited", 2, {"status": "charged"}),
+    ("Payment, provider says 500", "tok_unavailable", 2, {"status": "charged"}),
+    ("Payment, card is declined", "tok_declined", 1, {"status": "declined", "reason": "insufficient funds"}),
+)
+"""What it shows, the card, the attempts that it takes and what the result holds."""
+
+Tell = Callable[[str], None]
+
+
+class StoryError(Exception):
+    """Something did not go as it has to; the text says what."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chapter:
+    """One job as it went."""
+
+    what: str
+    task: str
+    attempts: int
+    seconds: float
+    outcome: str
+
+
+@dataclass
+class Story:
+    """The story so far.
+
+    Attributes:
+        http: A client of the API.
+        mails: The mail sink's folder.
+        tell: Told of each step.
+        chapters: The jobs that have ended, in the order of the story.
+        problems: What did not go as it has to.
+    """
+
+    http: httpx.AsyncClient
+    mails: Path
+    tell: Tell
+    chapters: list[Chapter] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    async def run(self) -> None:
+        """Tell it from beginning to end.
+
+        Raises:
+            StoryError: A step could not be done at all, so that the rest makes no sense.
+        """
+        self.tell(f"{len(NAMES)} people sign up")
+        users = await asyncio.gather(*(self._sign_up(name) for name in NAMES))
+        self.tell("they verify their addresses with the codes they were mailed")
+        await asyncio.gather(*(self._verify(user) for user in users))
+        self.tell("payments are charged, a campaign goes out, and the weekly report is run by hand")
+        report = self._job("Weekly report, run by hand", "/schedules/weekly_report/run", None, {"sent": 1})
+        await asyncio.gather(
+            *(self._pay(users[0]["id"], *payment) for payment in PAYMENTS), self._campaign(len(users)), report
+        )
+        self.tell("what was promised is compared with what came of it")
+        await self._check_charges()
+        self._check_mails()
+
+    def received(self) -> list[EmailMessage]:
+        """Return the mails that have arrived."""
+        return read_mails(self.mails)
+
+    async def _sign_up(self, name: str) -> dict[str, Any]:
+        body = {"email": f"{name.lower()}@example.com", "name": name}
+        answer = await self._job(f"{name} signs up", "/users", body, {"status": "sent"})
+        user: dict[str, Any] = answer["user"]
+        return user
+
+    async def _verify(self, user: Mapping[str, Any]) -> None:
+        welcome = next((mail for mail in self.received() if mail["To"] == user["email"]), None)
+        code = re.search(r"^ {4}(\S+)\s*$", str(welcome.get_content()) if welcome else "", re.MULTILINE)
+        if code is None:
+            raise StoryError(f"no welcome mail with a code has reached {user['email']}")
+        verified = await self._ask("POST", f"/users/{user['id']}/verification", {"token": code[1]})
+        if verified["status"] != "verified":
+            raise StoryError(f"{user['email']} is {verified['status']} after verification")
+
+    async def _pay(self, user_id: int, what: str, card: str, attempts: int, result: dict[str, Any]) -> None:
+        body = {"user_id": user_id, "amount_cents": 1999, "card_token": card}
+        await self._job(what, "/payments", body, result, attempts)
+
+    async def _campaign(self, recipients: int) -> None:
+        body = {"subject": "News from Knapsaq", "body": "It ships.\n"}
+        answer = await self._job("Campaign", "/campaigns", body, {"queued": recipients})
+        url = f"/campaigns/{answer['campaign']['id']}"
+
+        async def is_sent() -> dict[str, Any] | None:
+            campaign = await self._ask("GET", url)
+            return campaign if campaign["sent"] == recipients else None
+
+        await _until(f"all {recipients} mails of the campaign are sent", is_sent)
+
+    async def _job(
+        self, what: str, url: str, body: dict[str, Any] | None, result: dict[str, Any], attempts: int = 1
+    ) -> dict[str, Any]:
+        """Have a job queued, wait for its end and compare; return the first answer."""
+        answer = await self._ask("POST", url, body)
+        ticket = answer.get("job", answer)
+
+        async def ended() -> dict[str, Any] | None:
+            job = await self._ask("GET", ticket["url"])
+            return job if job["status"] in ("complete", "failed", "aborted") else None
+
+        job = await _until(f"job {ticket['key']} of {ticket['task']} has ended", ended)
+        returned = job["result"] if isinstance(job["result"], dict) else {}
+        shown = ", ".join(f"{name}: {returned.get(name)}" for name in result) if returned else job["error"]
+        self.chapters.append(Chapter(what, job["task"], job["attempts"], job["seconds"], f"{job['status']}, {shown}"))
+        seen = (job["status"], job["attempts"], {name: returned.get(name) for name in result})
+        if seen != ("complete", attempts, result):
+            wanted = f"complete, {attempts} attempts, {result}"
+            self.problems.append(f"{what}: expected {wanted}; saw {seen[0]}, {seen[1]} attempts, {shown}")
+        return answer
+
+    async def _ask(self, method: str, url: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        try:
+            answer = await self.http.request(method, url, json=body)
+        except httpx.HTTPError as error:
+            raise StoryError(f"{method} {url}: no answer ({error!r})") from error
+        content: dict[str, Any] = answer.json()
+        if answer.status_code >= HTTPStatus.BAD_REQUEST:
+            raise StoryError(f"{method} {url} answered {answer.status_code}: {content.get('detail', content)}")
+        return content
+
+    async def _check_charges(self) -> None:
+        charges = (await self.http.get("/sandbox/charges")).json()
+        wanted = sum(result["status"] == "charged" for *_, result in PAYMENTS)
+        if len(charges) != wanted:
+            self.problems.append(f"the provider made {len(charges)} charges instead of {wanted}")
+
+    def _check_mails(self) -> None:
+        people = [f"{name.lower()}@example.com" for name in NAMES]
+        wanted = Counter({**dict.fromkeys(people, 2), REPORT_TO: 1})
+        seen = Counter(str(mail["To"]) for mail in self.received())
+        if seen != wanted:
+            self.problems.append(f"mails received: {dict(seen)}; expected {dict(wanted)}")
+
+
+async def _until(what: str, look: Callable[[], Awaitable[dict[str, Any] | None]]) -> dict[str, Any]:
+    """Ask until there is an answer."""
+    try:
+        async with asyncio.timeout(LONGEST_STEP):
+            while True:
+                found = await look()
+                if found is not None:
+                    return found
+                await asyncio.sleep(POLL)
+    except TimeoutError:
+        raise StoryError(f"waited {LONGEST_STEP:g} s in vain until {what}") from None

@@ -1,0 +1,1 @@
+"""Users: sign-up, verification and what is mailed about them."""

@@ -1,0 +1,85 @@
+"""Knapsaq: put ``@task`` on a function, and a worker runs it.
+
+The public names; everything else is found in the modules that they come from.
+"""
+
+from __future__ import annotations
+
+from knapsaq.client import Client, connect
+from knapsaq.codec import INJECTED
+from knapsaq.context import Context
+from knapsaq.errors import (
+    BrokerError,
+    ConfigurationError,
+    DuplicateTaskError,
+    InvalidArgumentsError,
+    JobError,
+    JobFailedError,
+    JobMissingError,
+    JobRevokedError,
+    KnapsaqError,
+    MissingProviderError,
+    NotConnectedError,
+    OptionError,
+    PayloadTooLargeError,
+    ProviderError,
+    RegistryError,
+    ResultError,
+    SettingsError,
+    TaskDefinitionError,
+    TaskTimeoutError,
+    UnknownQueueError,
+    UnknownTaskError,
+    WorkerError,
+)
+from knapsaq.job import Job
+from knapsaq.outcomes import Discard, Retry
+from knapsaq.providers import Provide
+from knapsaq.queue import Queue
+from knapsaq.registry import Registry, get_registry, scheduled_task, task
+from knapsaq.schedules import Schedule
+from knapsaq.settings import Settings
+from knapsaq.task import Task
+from knapsaq.worker import Worker
+
+__all__ = [
+    "INJECTED",
+    "BrokerError",
+    "Client",
+    "ConfigurationError",
+    "Context",
+    "Discard",
+    "DuplicateTaskError",
+    "InvalidArgumentsError",
+    "Job",
+    "JobError",
+    "JobFailedError",
+    "JobMissingError",
+    "JobRevokedError",
+    "KnapsaqError",
+    "MissingProviderError",
+    "NotConnectedError",
+    "OptionError",
+    "PayloadTooLargeError",
+    "Provide",
+    "ProviderError",
+    "Queue",
+    "Registry",
+    "RegistryError",
+    "ResultError",
+    "Retry",
+    "Schedule",
+    "Settings",
+    "SettingsError",
+    "Task",
+    "TaskDefinitionError",
+    "TaskTimeoutError",
+    "UnknownQueueError",
+    "UnknownTaskError",
+    "Worker",
+    "WorkerError",
+    "connect",
+    "get_registry",
+    "scheduled_task",
+    "task",
+]

@@ -1,0 +1,208 @@
+"""Claims: a worker's hold on jobs, from the moment it takes them until their outcomes are written.
+
+Where in the flow: ``advance`` settles what has ended and claims what may run in one
+script call. Each claim has a token; a settlement whose token is no longer the job's
+changes nothing, so an attempt that lost its claim cannot write.
+
+Invariants, each a test in ``tests/redis/test_claims.py``:
+
+* a job is claimed by one worker at a time;
+* a settlement counts only while its claim stands;
+* a record that cannot be read, or a result that cannot be stored, harms no other job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, cast
+
+import msgspec
+from redis.asyncio import Redis
+from saq.job import Job as SaqJob
+from saq.job import Status
+from saq.queue.redis import RedisQueue
+
+from knapsaq import events
+from knapsaq.errors import PayloadTooLargeError
+from knapsaq.job import FIELDS, Job
+from knapsaq.outcomes import Aborted, Failed, Outcome, Released, Retried, Succeeded
+from knapsaq.redis import scripts
+from knapsaq.redis.keys import Keys
+from knapsaq.registry import Registry
+from knapsaq.settings import Settings
+from knapsaq.timing import now_ms
+
+Clock = Callable[[], int]
+"""Returns milliseconds since 1970."""
+
+class Claim(NamedTuple):
+    """A worker's hold on a job; ``crashes`` counts the workers that died while they ran it."""
+
+    job: Job[Any]
+    token: str
+    crashes: int
+
+
+class Settlement(NamedTuple):
+    """What is to be written about a claimed job; see ``lua/advance.lua``."""
+
+    job_id: str
+    token: str
+    verb: str
+    payload: bytes | str
+    number: float
+    status: str
+
+
+class Advance(NamedTuple):
+    """What one step of the queue gave.
+
+    Attributes:
+        claims: The jobs that may run now.
+        settled: For each settlement whether it was written; False where the claim was lost.
+        wait: Seconds until the next delayed job is due, or None.
+        aborts: The reasons to end claimed jobs, by job id.
+        unreadable: Settlements that end records which nobody can read.
+    """
+
+    claims: list[Claim]
+    settled: list[bool]
+    wait: float | None
+    aborts: dict[str, str]
+    unreadable: list[Settlement]
+
+
+class ClaimingQueue(RedisQueue):
+    """SAQ's queue with claims; ``Queue`` is the whole."""
+
+    def __init__(
+        self,
+        redis: Redis,
+        name: str = "default",
+        *,
+        registry: Registry | None = None,
+        settings: Settings | None = None,
+        clock: Clock | None = None,
+        **saq_options: Any,
+    ) -> None:
+        saq_options = {"dump": msgspec.json.encode, "load": msgspec.json.decode, **saq_options}
+        super().__init__(redis, name, **saq_options)
+        self.registry = registry
+        self.settings = settings or Settings()
+        self.keys = Keys(name)
+        self.clock = clock
+        self._calls = 0
+
+    @property
+    def now_argument(self) -> int | str:
+        """The first argument of scripts that need the time: the clock's, or nothing for Redis' own."""
+        return self.clock() if self.clock else ""
+
+    async def advance(self, worker: str, settlements: Sequence[Settlement], want: int) -> Advance:
+        """Settle, promote what is due, and claim: one call.
+
+        Args:
+            worker: The id of the worker that claims.
+            settlements: What is to be written about jobs that the worker has claimed.
+            want: How many jobs it can start, 0 or more.
+        """
+        self._calls += 1
+        token = f"{now_ms()}.{self._calls}"
+        keys = self.keys
+        reply = await scripts.advance(
+            self.redis,
+            [keys.queued, keys.active, keys.incomplete, keys.claims(worker), keys.aborts, keys.crashes]
+            + [settlement.job_id for settlement in settlements],
+            [self.now_argument, want, token, *(field for settlement in settlements for field in settlement[1:])],
+        )
+        now, next_due, settled, claimed, aborts = reply
+        claims: list[Claim] = []
+        unreadable: list[Settlement] = []
+        for job_id, payload, crashes in zip(claimed[::3], claimed[1::3], claimed[2::3], strict=True):
+            job = self.deserialize(payload)
+            if job is None:
+                ended = Settlement(job_id.decode(), token, "finish", payload, self.settings.result_ttl, "failed")
+                unreadable.append(ended)
+            else:
+                claims.append(Claim(job, token, crashes))
+        wait = max(0.0, float(next_due) - now / 1000) if next_due else None
+        reasons = {job_id.decode(): text.decode() for job_id, text in zip(aborts[::2], aborts[1::2], strict=True)}
+        return Advance(claims, [bool(answer) for answer in settled], wait, reasons, unreadable)
+
+    async def claim(self, n: int, *, worker: str) -> list[Claim]:
+        """Claim up to ``n`` jobs for a worker."""
+        return (await self.advance(worker, [], n)).claims
+
+    async def settle(self, claim: Claim, outcome: Outcome, *, worker: str) -> bool:
+        """Write an outcome; False where the claim was lost and nothing was written."""
+        return (await self.advance(worker, [self.settlement(claim, outcome)], 0)).settled[0]
+
+    def stamp(self, claim: Claim) -> Settlement:
+        """Return the settlement that shows a claimed job as active."""
+        claim.job.status = Status.ACTIVE
+        return Settlement(claim.job.id, claim.token, "stamp", self.serialize(claim.job), 0, "active")
+
+    def settlement(self, claim: Claim, outcome: Outcome) -> Settlement:
+        """Return what is to be written for an outcome; the job itself is brought up to date."""
+        job = claim.job
+        if isinstance(outcome, (Retried, Released)):
+            _wait_again(job, outcome)
+            verb = "retry" if isinstance(outcome, Retried) else "release"
+            self.retried += verb == "retry"
+            return Settlement(job.id, claim.token, verb, self.serialize(job), outcome.after, "queued")
+        job.completed = now_ms()
+        if isinstance(outcome, Succeeded):
+            job.status, job.result, job.error, job.progress = Status.COMPLETE, outcome.result, outcome.problem, 1.0
+            self.complete += 1
+        elif isinstance(outcome, Failed):
+            job.status, job.error = Status.FAILED, outcome.error
+            self.failed += 1
+        else:
+            job.status, job.error = Status.ABORTED, cast("Aborted", outcome).reason
+            self.aborted += 1
+        return Settlement(job.id, claim.token, "finish", self._final(job), job.ttl, job.status.value)
+
+    def _final(self, job: Job[Any]) -> bytes | str:
+        """Return an ended job's record; a result that cannot be stored gives way to the reason."""
+        limit = self.settings.max_payload_bytes
+        try:
+            payload = self.serialize(job)
+            if len(payload) <= limit or job.result is None:
+                return payload
+            problem = str(PayloadTooLargeError(f"the result of task {job.function!r}", len(payload), limit))
+        except (TypeError, ValueError) as error:
+            problem = f"the result of task {job.function!r} cannot be stored: {error}"
+        job.result, job.error = None, problem
+        return self.serialize(job)
+
+    def deserialize(
+        self, payload: dict[str, Any] | str | bytes | None, status: Status | str | None = None
+    ) -> Job[Any] | None:
+        """Return a stored job; None where there is none, or where the record cannot be read, which is logged."""
+        if not payload:
+            return None
+        try:
+            record = dict(payload) if isinstance(payload, dict) else self._load(payload)
+            if record.pop("queue") != self.name:
+                raise ValueError("it belongs to another queue")
+            if status:
+                record["status"] = status
+            return Job(**{name: value for name, value in record.items() if name in FIELDS}, queue=self)
+        except Exception as error:  # noqa: BLE001 - whatever the bytes are, only this record is affected
+            events.record_unreadable(self.name, payload, error)
+            return None
+
+    def serialize(self, job: SaqJob) -> bytes | str:
+        """Return the record of a job as it is stored."""
+        return self._dump(job.to_dict())
+
+
+def _wait_again(job: Job[Any], outcome: Retried | Released) -> None:
+    job.status = Status.QUEUED
+    job.started = job.completed = 0
+    job.progress = 0.0
+    job.touched = now_ms()
+    if isinstance(outcome, Released):
+        job.attempts -= 1
+    else:
+        job.error = outcome.error

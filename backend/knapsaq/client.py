@@ -1,0 +1,90 @@
+"""Client: an open connection to the broker, with a queue for each name in the settings.
+
+Where in the flow: whoever sends or works opens one. While it is open, the tasks of
+its registry send their jobs through it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from redis.asyncio import Redis
+
+from knapsaq.claims import Clock
+from knapsaq.errors import UnknownQueueError
+from knapsaq.job import Job
+from knapsaq.queue import Queue
+from knapsaq.redis.connection import check_broker, open_redis
+from knapsaq.redis.embedded import EmbeddedBroker
+from knapsaq.registry import Registry, get_registry
+from knapsaq.settings import Settings
+
+EMBEDDED = "embedded"
+
+
+class Client:
+    """The queues of one program; made by ``connect``.
+
+    Attributes:
+        settings: The settings that it was opened with.
+        registry: The tasks that it sends.
+        queues: The queues by name.
+    """
+
+    def __init__(self, redis: Redis, settings: Settings, registry: Registry, clock: Clock | None = None) -> None:
+        self.settings = settings
+        self.registry = registry
+        self.queues = {
+            name: Queue(redis, name, registry=registry, settings=settings, clock=clock) for name in settings.queues
+        }
+
+    def queue(self, name: str = "default") -> Queue:
+        """Return a queue.
+
+        Raises:
+            UnknownQueueError: The settings do not name it.
+        """
+        queue = self.queues.get(name)
+        if queue is None:
+            raise UnknownQueueError(name, tuple(self.queues))
+        return queue
+
+    async def send(self, queue: str, job: Job[Any]) -> Job[Any]:
+        """Accept a task's job, or return the one that has its key and has not ended."""
+        return await self.queue(queue).submit(job)
+
+
+@asynccontextmanager
+async def connect(
+    settings_or_url: Settings | str | None = None, *, registry: Registry | None = None, clock: Clock | None = None
+) -> AsyncIterator[Client]:
+    """Open the broker and bind the tasks to it while the block runs.
+
+    Args:
+        settings_or_url: Settings, a broker's URL, or ``"embedded"``; what ``KNAPSAQ_*`` says unless given.
+        registry: The tasks; the program's registry unless given.
+        clock: Where leases and due times come from, for tests; Redis' own clock unless given.
+
+    Raises:
+        SettingsError: A setting is wrong.
+        BrokerError: The broker cannot be reached, started or used; the text says what to do.
+    """
+    settings = Settings.load(settings_or_url)
+    registry = registry or get_registry()
+    embedded = EmbeddedBroker(settings.embedded_dir) if settings.broker_url == EMBEDDED else None
+    url = await asyncio.to_thread(embedded.start) if embedded else settings.broker_url
+    try:
+        redis = open_redis(url)
+        try:
+            await check_broker(redis, url)
+            client = Client(redis, settings, registry, clock)
+            with registry.bound(client):
+                yield client
+        finally:
+            await redis.aclose()
+    finally:
+        if embedded:
+            await asyncio.to_thread(embedded.stop)

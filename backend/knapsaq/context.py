@@ -1,0 +1,84 @@
+"""Context: what a running task may know and ask.
+
+It is SAQ's dictionary (``ctx["queue"]``, ``ctx["job"]``, ``ctx["worker"]``) with the
+same facts as typed attributes beside them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from knapsaq.outcomes import Retry
+from knapsaq.timing import Duration
+
+if TYPE_CHECKING:
+    from knapsaq.job import Job
+    from knapsaq.task import Task
+
+logger = logging.getLogger("knapsaq.task")
+
+
+class Context(dict[str, Any]):
+    """The first argument of a task that asks for it.
+
+    Entries are ``queue``, ``job``, ``worker``, ``task``, and whatever the worker's start-up functions put there.
+    """
+
+    @classmethod
+    def of(cls, entries: Mapping[str, Any]) -> Context:
+        """Return ``entries`` as a context; a context is returned as it is."""
+        return entries if isinstance(entries, cls) else cls(entries)
+
+    @property
+    def job(self) -> Job[Any]:
+        """The job that runs; ``KeyError`` where the task was called directly without one."""
+        job: Job[Any] = self["job"]
+        return job
+
+    @property
+    def queue(self) -> Any:
+        """The queue that the job came from; enqueue follow-up jobs with it."""
+        return self["queue"]
+
+    @property
+    def task(self) -> Task[..., Any]:
+        """The task that runs."""
+        task: Task[..., Any] = self["task"]
+        return task
+
+    @property
+    def id(self) -> str:
+        """The job's key; empty where the task was called directly."""
+        return str(self["job"].key) if "job" in self else ""
+
+    @property
+    def retries(self) -> int:
+        """How many attempts came before this one; 0 on the first."""
+        return max(0, self["job"].attempts - 1) if "job" in self else 0
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The text that travels with the job, by name."""
+        return self["job"].headers if "job" in self else {}
+
+    @property
+    def called_directly(self) -> bool:
+        """Whether the function was called in place, not by a worker."""
+        return "worker" not in self
+
+    @property
+    def logger(self) -> logging.LoggerAdapter[logging.Logger]:
+        """A logger that adds the job's key and the task's name to each record."""
+        name = self["task"].name if "task" in self else "task"
+        return logging.LoggerAdapter(logger.getChild(name), {"job": self.id, "task": name})
+
+    def retry(self, after: Duration | None = None, cause: BaseException | None = None) -> Retry:
+        """Return the signal that runs this job again: ``raise ctx.retry(after=60)``.
+
+        Args:
+            after: Seconds or a ``timedelta``, exact; ``None`` takes the task's ``retry_delay`` and backoff.
+            cause: What made it necessary; its traceback becomes the job's error.
+        """
+        return Retry(after, cause)

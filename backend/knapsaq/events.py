@@ -1,0 +1,87 @@
+"""Events: what happened, told to the log. One function an event; all log text is here."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from saq.job import Job
+
+logger = logging.getLogger("knapsaq")
+SHOWN_BYTES = 200
+
+
+def job_enqueued(job: Job) -> None:
+    """A job was accepted."""
+    logger.debug("job %s of task %s enqueued in %s", job.key, job.function, job.get_queue().name)
+
+
+def job_ended(job: Job, status: str) -> None:
+    """An attempt ended, and how; arguments and results are never logged."""
+    if status == "failed":
+        logger.error("job %s of task %s failed after %s attempts\n%s", job.key, job.function, job.attempts, job.error)
+    elif logger.isEnabledFor(logging.INFO):
+        logger.info("job %s of task %s: %s, attempt %s", job.key, job.function, status, job.attempts)
+
+
+def job_retried(job: Job, after: float) -> None:
+    """An attempt failed, and another one is due."""
+    reason = (job.error or "").strip().rsplit("\n", 1)[-1]
+    logger.warning("job %s of task %s is run again in %.3g s: %s", job.key, job.function, after, reason)
+
+
+def claim_lost(job_id: str) -> None:
+    """A worker's outcome was refused, as the job is no longer its own."""
+    logger.warning("%s: the outcome was dropped, as the job had been handed to another worker", job_id)
+
+
+def thread_abandoned(job: Job) -> None:
+    """A thread runs on after its job has timed out; Python cannot stop it."""
+    logger.warning("job %s of task %s timed out, but its thread runs on", job.key, job.function)
+
+
+def cancellation_ignored(job: Job) -> None:
+    """A task did not end after it was cancelled."""
+    logger.warning("job %s of task %s does not end although it was cancelled", job.key, job.function)
+
+
+def record_unreadable(queue: str, record: object, error: Exception) -> None:
+    """A stored job cannot be read."""
+    text = repr(record)[:SHOWN_BYTES] if isinstance(record, (bytes, str)) else type(record).__name__
+    logger.error("queue %s holds a record that cannot be read: %r; it begins with %s", queue, error, text)
+
+
+def worker_started(worker: str, queue: str, concurrency: int, tasks: int) -> None:
+    """A worker takes jobs from now on."""
+    logger.info("worker %s started: queue %s, %s at once, %s tasks", worker, queue, concurrency, tasks)
+
+
+def worker_stopping(worker: str, running: int, grace: float) -> None:
+    """A worker takes no more jobs."""
+    logger.info("worker %s stops: %s jobs have %.3g s to end", worker, running, grace)
+
+
+def worker_stopped(worker: str) -> None:
+    """A worker has stopped."""
+    logger.info("worker %s stopped", worker)
+
+
+def jobs_rescued(queue: str, worker: str, jobs: int) -> None:
+    """A worker has died, and its jobs wait again."""
+    logger.warning("worker %s of queue %s has died; its %s jobs wait again", worker, queue, jobs)
+
+
+def broker_lost(place: str, error: BaseException) -> None:
+    """Redis cannot be reached; said once an outage."""
+    logger.error("%s: Redis is away (%s); trying again until it is back", place, error)
+
+
+def broker_back(place: str) -> None:
+    """Redis can be reached again."""
+    logger.info("%s: Redis is back", place)
+
+
+def duty_failed(duty: str, error: BaseException) -> None:
+    """A background duty raised; it is tried again."""
+    logger.error("%s failed and is tried again", duty, exc_info=error)

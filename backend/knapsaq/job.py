@@ -1,0 +1,120 @@
+"""Job: one call of a task.
+
+A ``Job`` is SAQ's Job, field for field, so that SAQ's own producers, workers and
+web UI understand it. What SAQ has no place for lives in ``Job.meta`` under the one
+key ``knapsaq``. A job knows how to ask its queue about itself; it decides nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import uuid
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
+
+import msgspec
+from saq.job import TERMINAL_STATUSES, Status
+from saq.job import Job as SaqJob
+
+from knapsaq.errors import JobFailedError, JobRevokedError, ResultError
+
+if TYPE_CHECKING:
+    from saq.queue import Queue as SaqQueue
+
+R = TypeVar("R")
+
+META_KEY = "knapsaq"
+FIELDS = frozenset(field.name for field in dataclasses.fields(SaqJob))
+
+
+def new_key() -> str:
+    """Return a key that nobody can guess."""
+    return uuid.uuid4().hex
+
+
+class ResultReader(Protocol):
+    """What a job asks of its queue in order to give its result to a caller."""
+
+    async def wait_ended(self, job: Job[Any], timeout: float | None) -> None:
+        """Return when the job has ended, with ``job`` brought up to date."""
+
+    def decode_result(self, job: Job[Any]) -> Any:
+        """Return the job's result as the task's annotated type."""
+
+
+@dataclasses.dataclass(eq=False, repr=False)
+class Job(SaqJob, Generic[R]):
+    """One call of a task; SAQ's fields, plus what is below."""
+
+    key: str = dataclasses.field(default_factory=new_key)
+
+    async def wait(self, timeout: float | None = None) -> R:  # noqa: ASYNC109 - it is the caller's own limit
+        """Wait until the job has ended and return its result.
+
+        Args:
+            timeout: Seconds, above 0; ``None`` waits as long as it takes.
+
+        Returns:
+            The task's return value, decoded to its annotated type.
+
+        Raises:
+            JobFailedError: The last attempt raised; ``.error`` has the traceback's text.
+            JobRevokedError: Somebody ended it, or the task discarded it; ``.error`` is the reason.
+            JobMissingError: It is not in Redis any more; keep results longer with ``ttl``.
+            ResultError: It is done, but what it returned could not be stored or does not fit the annotation.
+            TimeoutError: Not ended yet. The job goes on; call again.
+        """
+        reader = cast("ResultReader", self.get_queue())
+        await reader.wait_ended(self, timeout)
+        if self.status is Status.FAILED:
+            raise JobFailedError(self.function, self.key, self.error or "")
+        if self.status is Status.ABORTED:
+            raise JobRevokedError(self.function, self.key, self.error or "")
+        if self.error:
+            raise ResultError(self.function, self.key, self.error)
+        try:
+            return cast("R", reader.decode_result(self))
+        except msgspec.ValidationError as error:
+            raise ResultError(self.function, self.key, str(error)) from error
+
+    async def retry(self, error: str | None = None) -> None:
+        """Run an ended job again, from its first attempt; nothing happens to one that has not ended."""
+        await super().retry(error)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the job, as last read from Redis, is complete, failed or aborted."""
+        return self.status in TERMINAL_STATUSES
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The text that travels with the job, by name."""
+        return cast("Mapping[str, str]", self.extras.get("headers", {}))
+
+    @property
+    def extras(self) -> Mapping[str, Any]:
+        """What Knapsaq stores with the job beyond SAQ's fields."""
+        return cast("Mapping[str, Any]", self.meta.get(META_KEY, {}))
+
+    @property
+    def abort_id(self) -> str:
+        """The Redis key of SAQ's abort mark; ours names the queue, so that equal keys of two queues do not meet."""
+        queue: SaqQueue = self.get_queue()
+        return f"saq:abort:{queue.name}:{self.key}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields that differ from SAQ's defaults, as SAQ stores them."""
+        stored = {name: value for name, value in self.__dict__.items() if name in FIELDS and _worth_storing(name, value)}
+        if self.queue is not None:
+            stored["queue"] = self.queue.name
+        return stored
+
+
+_DEFAULTS = {field.name: field.default for field in dataclasses.fields(SaqJob)}
+
+
+def _worth_storing(name: str, value: Any) -> bool:
+    if name == "meta":
+        return bool(value)
+    default = _DEFAULTS[name]
+    return value is not default and (value.__class__ is not default.__class__ or bool(value != default))

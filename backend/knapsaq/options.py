@@ -1,0 +1,223 @@
+"""Options: what ``@task`` may be told, checked completely when the task is defined."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any, Literal
+
+from knapsaq.errors import OptionError
+from knapsaq.timing import epoch_seconds, seconds
+
+NAME_PATTERN = re.compile(r"[A-Za-z0-9_.:\-{}/]{1,200}")
+MAX_SECONDS = 10 * 365 * 86_400.0
+MAX_RETRIES = 10_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskOptions:
+    """The options of one task, as given; ``None`` takes the default of ``Settings``.
+
+    Attributes:
+        name: The task's name in the registry and on the wire; the function's name by default.
+        queue: The queue that its jobs go to.
+        timeout: Hard limit of one attempt in seconds; 0 is no limit.
+        retries: Further attempts after the first, 0 to 10,000. Without it a task is not run again when it raises,
+            but may itself ask for ``Settings.task_max_retries`` further attempts with ``Retry``.
+        retry_delay: Seconds before the first retry.
+        retry_backoff: ``True`` doubles the delay with each retry, a number does so up to that many seconds.
+        retry_jitter: Whether each delay is drawn between half of it and the whole of it.
+        retry_on: Only these exceptions are retried.
+        give_up_on: These exceptions are never retried.
+        ttl: Seconds that a finished job and its result are kept; 0 for ever, -1 not at all.
+        run: ``"async"`` on the event loop, ``"thread"`` in a thread; by the kind of function unless given.
+        dependencies: Providers for this task alone, by parameter name; they win over the registry's.
+    """
+
+    name: str | None = None
+    queue: str = "default"
+    timeout: float | None = None
+    retries: int | None = None
+    retry_delay: float = 1.0
+    retry_backoff: bool | float = True
+    retry_jitter: bool = True
+    retry_on: tuple[type[BaseException], ...] = (Exception,)
+    give_up_on: tuple[type[BaseException], ...] = ()
+    ttl: int | None = None
+    run: Literal["async", "thread"] | None = None
+    dependencies: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+
+    @classmethod
+    def build(cls, place: str, given: Mapping[str, Any]) -> TaskOptions:
+        """Return checked options.
+
+        Args:
+            place: Where they were given, for the error's text.
+            given: The options by name.
+
+        Raises:
+            OptionError: One is unknown or out of range; the error names the legal ones.
+        """
+        return cls(**check(place, given, CHECKS))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallOptions:
+    """What ``.using(...)`` may say of one call; ``None`` takes the task's own option.
+
+    Attributes:
+        queue: Another queue.
+        key: The job's key; while a job of that key has not ended, the same job is returned instead of a new one.
+        delay: Seconds from now before it may run; not together with ``eta``.
+        eta: The aware ``datetime`` before which it does not run.
+        timeout: Hard limit of one attempt in seconds; 0 is no limit.
+        retries: Further attempts after the first.
+        ttl: Seconds that the finished job is kept.
+        headers: Text by name that travels with the job and is read as ``ctx.headers``.
+    """
+
+    queue: str | None = None
+    key: str | None = None
+    delay: float | None = None
+    eta: float | None = None
+    timeout: float | None = None
+    retries: int | None = None
+    ttl: int | None = None
+    headers: Mapping[str, str] | None = None
+
+    def merged(self, place: str, given: Mapping[str, Any]) -> CallOptions:
+        """Return these options with ``given`` on top.
+
+        Raises:
+            OptionError: One is unknown, out of range, or both ``delay`` and ``eta`` are given.
+        """
+        merged = replace(self, **check(place, given, CALL_CHECKS))
+        if merged.delay is not None and merged.eta is not None:
+            raise OptionError(place, "eta", given.get("eta", merged.eta), "either delay or eta, not both")
+        return merged
+
+
+Check = Callable[[Any], Any]
+
+
+def check(place: str, given: Mapping[str, Any], checks: Mapping[str, tuple[str, Check]]) -> dict[str, Any]:
+    """Return the options as they are stored; each check returns the stored value or raises ``ValueError``."""
+    checked: dict[str, Any] = {}
+    for option, value in given.items():
+        if option not in checks:
+            close = difflib.get_close_matches(option, checks, n=1)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            raise OptionError(place, option, value, f"{hint}one of the options {', '.join(checks)}")
+        if value is None:
+            continue
+        expected, convert = checks[option]
+        try:
+            checked[option] = convert(value)
+        except (TypeError, ValueError) as error:
+            raise OptionError(place, option, value, expected) from error
+    return checked
+
+
+def name(value: Any) -> str:
+    """Accept a name of a task, a queue or a key."""
+    if isinstance(value, str) and NAME_PATTERN.fullmatch(value):
+        return value
+    raise ValueError(value)
+
+
+def duration(value: Any) -> float:
+    """Accept seconds from 0 to ten years, or a ``timedelta``."""
+    length: float = seconds(_not_bool(value))
+    if 0 <= length <= MAX_SECONDS:
+        return length
+    raise ValueError(value)
+
+
+def whole(low: int, high: int) -> Check:
+    """Accept a whole number in a range."""
+
+    def convert(value: Any) -> int:
+        if isinstance(_not_bool(value), int) and low <= value <= high:
+            return int(value)
+        raise ValueError(value)
+
+    return convert
+
+
+def _not_bool(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise TypeError(value)
+    return value
+
+
+def _flag(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    raise TypeError(value)
+
+
+def _backoff(value: Any) -> bool | float:
+    return value if isinstance(value, bool) else duration(value)
+
+
+def _exceptions(value: Any) -> tuple[type[BaseException], ...]:
+    kinds = value if isinstance(value, tuple) else (value,)
+    if all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in kinds):
+        return kinds
+    raise TypeError(value)
+
+
+def _run(value: Any) -> str:
+    if value in ("async", "thread"):
+        return str(value)
+    raise ValueError(value)
+
+
+def _providers(value: Any) -> Mapping[str, Any]:
+    return MappingProxyType({name(key): provider for key, provider in dict(value).items()})
+
+
+def _moment(value: Any) -> float:
+    return epoch_seconds(value)
+
+
+def _headers(value: Any) -> Mapping[str, str]:
+    headers = dict(value)
+    if all(isinstance(key, str) and isinstance(text, str) for key, text in headers.items()):
+        return headers
+    raise TypeError(value)
+
+
+SECONDS = "seconds from 0 to ten years, or a timedelta"
+RETRIES = f"a whole number from 0 to {MAX_RETRIES:,}"
+TTL = "whole seconds, 0 for ever, or -1 not at all"
+NAME = "1 to 200 letters, digits or _ . : - / { }"
+
+CHECKS: dict[str, tuple[str, Check]] = {
+    "name": (NAME, name),
+    "queue": (NAME, name),
+    "timeout": (SECONDS, duration),
+    "retries": (RETRIES, whole(0, MAX_RETRIES)),
+    "retry_delay": (SECONDS, duration),
+    "retry_backoff": ("True, False or the longest delay in seconds", _backoff),
+    "retry_jitter": ("True or False", _flag),
+    "retry_on": ("an exception class or a tuple of them", _exceptions),
+    "give_up_on": ("an exception class or a tuple of them", _exceptions),
+    "ttl": (TTL, whole(-1, int(MAX_SECONDS))),
+    "run": ("'async' or 'thread'", _run),
+    "dependencies": ("providers by parameter name", _providers),
+}
+
+CALL_CHECKS: dict[str, tuple[str, Check]] = {
+    "queue": (NAME, name),
+    "key": (NAME, name),
+    "delay": (SECONDS, duration),
+    "eta": ("an aware datetime, such as datetime.now(UTC) + timedelta(hours=1)", _moment),
+    "timeout": (SECONDS, duration),
+    "retries": (RETRIES, whole(0, MAX_RETRIES)),
+    "ttl": (TTL, whole(-1, int(MAX_SECONDS))),
+    "headers": ("text by name", _headers),
+}

@@ -1,0 +1,1 @@
+"""Redis: all that talks to the server, and the embedded server itself."""

@@ -1,0 +1,49 @@
+"""Keys: every Redis key of a queue. SAQ's own names first, then ours under the same prefix.
+
+| key | type | holds | ends |
+|---|---|---|---|
+| `saq:<queue>:queued` | list | ids of jobs that may run, oldest first | empty |
+| `saq:<queue>:active` | list | ids of jobs that run | empty |
+| `saq:<queue>:incomplete` | sorted set | ids of jobs that have not ended, by due second; 0 waits or runs | empty |
+| `saq:job:<queue>:<key>` | string | the job's record | its ttl |
+| `saq:<queue>:sweep`, `:schedule` | string | SAQ's locks, held by our workers | lease |
+| `saq:<queue>:leases` | sorted set | workers by the millisecond at which their lease runs out | rescue |
+| `saq:<queue>:claims:<worker>` | hash | the token of each job that a worker runs | settle, rescue |
+| `saq:<queue>:crashes` | hash | how often a job's worker has died | finish |
+| `saq:<queue>:aborts` | hash | why a running job is to end | finish, one hour |
+| `saq:<queue>:wake` | channel | a due time or an abort is new | - |
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The keys of one queue."""
+
+    queue: str
+    queued: str = field(init=False)
+    active: str = field(init=False)
+    incomplete: str = field(init=False)
+    leases: str = field(init=False)
+    crashes: str = field(init=False)
+    aborts: str = field(init=False)
+    wake: str = field(init=False)
+    saq_sweep_lock: str = field(init=False)
+    saq_schedule_lock: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        names = {"saq_sweep_lock": "sweep", "saq_schedule_lock": "schedule"}
+        for name in self.__slots__:
+            if name != "queue":
+                object.__setattr__(self, name, f"saq:{self.queue}:{names.get(name, name)}")
+
+    def claims(self, worker: str) -> str:
+        """Return the key of a worker's claims."""
+        return f"saq:{self.queue}:claims:{worker}"
+
+    def sweep_lock(self) -> str:
+        """Return the key of our own sweeper's lock."""
+        return f"saq:{self.queue}:unclaimed"

@@ -1,0 +1,95 @@
+-- Settle what has ended, promote what is due, claim what may run: one step.
+-- keys: queued active incomplete claims aborts crashes | job
+-- args: now want token | token verb payload number status
+-- A settlement counts only while its claim stands. Verbs: stamp, finish (number is the ttl), retry and release
+-- (number is the delay in seconds; a released job without one goes to the front).
+-- Returns now in ms, the next due time in seconds or '', 1 or 0 for each settlement, the claimed jobs as id, payload,
+-- crashes; and the claimed jobs that somebody wants aborted as id, reason.
+local queued, active, incomplete, claims, aborts, crashes = unpack(KEYS, 1, 6)
+local now, want, call = ARGV[1], tonumber(ARGV[2]), ARGV[3]
+local DUE_AT_ONCE = 1000
+
+if now == '' then
+  local time = redis.call('TIME')
+  now = time[1] * 1000 + math.floor(time[2] / 1000)
+else
+  now = tonumber(now)
+end
+
+local some_crashed = redis.call('EXISTS', crashes) == 1
+local settled = {}
+for i = 1, #KEYS - 6 do
+  local job = KEYS[6 + i]
+  local token, verb, payload, number, status = unpack(ARGV, 5 * i - 1, 5 * i + 3)
+  if redis.call('HGET', claims, job) ~= token or not redis.call('ZSCORE', incomplete, job) then
+    settled[i] = 0
+  elseif verb == 'stamp' then
+    settled[i] = 1
+    redis.call('SET', job, payload)
+    redis.call('PUBLISH', job, status)
+  else
+    settled[i] = 1
+    redis.call('LREM', active, 1, job)
+    redis.call('HDEL', claims, job)
+    if verb == 'finish' then
+      redis.call('ZREM', incomplete, job)
+      if some_crashed then redis.call('HDEL', crashes, job) end
+      redis.call('HDEL', aborts, job)
+      if tonumber(number) > 0 then
+        redis.call('SET', job, payload, 'EX', number)
+      elseif tonumber(number) == 0 then
+        redis.call('SET', job, payload)
+      else
+        redis.call('DEL', job)
+      end
+    else
+      redis.call('SET', job, payload)
+      if tonumber(number) > 0 then
+        redis.call('ZADD', incomplete, string.format('%.3f', now / 1000 + number), job)
+      else
+        redis.call('ZADD', incomplete, 0, job)
+        redis.call(verb == 'release' and 'LPUSH' or 'RPUSH', queued, job)
+      end
+    end
+    redis.call('PUBLISH', job, status)
+  end
+end
+
+-- An open interval: jobs that wait or run have the score 0.
+local due = redis.call('ZRANGEBYSCORE', incomplete, '(0', string.format('%.3f', now / 1000), 'LIMIT', 0, DUE_AT_ONCE)
+for _, job in ipairs(due) do
+  redis.call('ZADD', incomplete, 0, job)
+  redis.call('RPUSH', queued, job)
+end
+
+local claimed = {}
+local ids = want > 0 and redis.call('LPOP', queued, want) or nil
+if ids then
+  local payloads = redis.call('MGET', unpack(ids))
+  local scores = redis.call('ZMSCORE', incomplete, unpack(ids))
+  for i, job in ipairs(ids) do
+    if not payloads[i] then
+      redis.call('ZREM', incomplete, job)
+    elseif scores[i] then
+      redis.call('RPUSH', active, job)
+      redis.call('HSET', claims, job, call)
+      claimed[#claimed + 1] = job
+      claimed[#claimed + 1] = payloads[i]
+      claimed[#claimed + 1] = some_crashed and tonumber(redis.call('HGET', crashes, job) or 0) or 0
+    end
+  end
+end
+
+local wanted_aborts = {}
+if redis.call('EXISTS', aborts) == 1 then
+  local reasons = redis.call('HGETALL', aborts)
+  for i = 1, #reasons, 2 do
+    if redis.call('HEXISTS', claims, reasons[i]) == 1 then
+      wanted_aborts[#wanted_aborts + 1] = reasons[i]
+      wanted_aborts[#wanted_aborts + 1] = reasons[i + 1]
+    end
+  end
+end
+
+local next_due = redis.call('ZRANGEBYSCORE', incomplete, '(0', '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2] or ''
+return { now, next_due, settled, claimed, wanted_aborts }

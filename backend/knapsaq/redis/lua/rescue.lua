@@ -1,0 +1,27 @@
+-- Hand back the jobs of a worker whose lease has run out.
+-- keys: queued active incomplete leases claims crashes
+-- args: now worker
+-- Returns the ids of the jobs that wait again, and nothing if the worker is alive after all.
+local queued, active, incomplete, leases, claims, crashes = unpack(KEYS)
+local now, worker = ARGV[1], ARGV[2]
+
+if now == '' then
+  local time = redis.call('TIME')
+  now = time[1] * 1000 + math.floor(time[2] / 1000)
+end
+local expiry = redis.call('ZSCORE', leases, worker)
+if expiry and tonumber(expiry) > tonumber(now) then
+  return {}
+end
+
+local rescued = {}
+for _, job in ipairs(redis.call('HKEYS', claims)) do
+  if redis.call('LREM', active, 1, job) == 1 and redis.call('ZSCORE', incomplete, job) then
+    redis.call('LPUSH', queued, job)
+    redis.call('HINCRBY', crashes, job, 1)
+    rescued[#rescued + 1] = job
+  end
+end
+redis.call('DEL', claims)
+redis.call('ZREM', leases, worker)
+return rescued

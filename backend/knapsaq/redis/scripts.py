@@ -1,0 +1,41 @@
+"""Scripts: the Lua programs beside this file, each one state change.
+
+A script's header names its keys and arguments; a ``|`` begins the part that repeats.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.exceptions import NoScriptError
+
+Argument = str | bytes | int | float
+
+
+class Script:
+    """One Lua program; it is sent in full only when the server does not know it yet."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.source = files("knapsaq.redis").joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
+        self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
+
+    async def __call__(self, redis: Redis, keys: Sequence[str], args: Sequence[Argument]) -> Any:
+        """Run the script."""
+        try:
+            return await redis.execute_command("EVALSHA", self.sha, len(keys), *keys, *args)
+        except NoScriptError:
+            return await redis.execute_command("EVAL", self.source, len(keys), *keys, *args)
+
+
+enqueue = Script("enqueue")
+advance = Script("advance")
+rescue = Script("rescue")
+lease = Script("lease")
+abort = Script("abort")
+retry = Script("retry")
+update = Script("update")

@@ -1,0 +1,421 @@
+"""Worker: takes jobs from one queue, runs them, and writes how they ended.
+
+Where in the flow: one loop a queue keeps the free slots filled. Each turn sends the
+outcomes of what has ended and claims as many jobs as there is room for, in one
+script call; under load that call is shared by dozens of jobs. With nothing to do
+the loop waits for a push, a due time or an order to stop.
+
+Invariants, each a test in ``tests/redis/test_worker.py``:
+
+* a worker never runs more jobs at once than its concurrency;
+* an outcome is kept until Redis has it, also through an outage;
+* stopping takes no new job, waits for running ones as long as its grace, and puts back the rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from redis.exceptions import RedisError
+from saq.queue import Queue as SaqQueue
+from saq.worker import Worker as SaqWorker
+from saq.worker import ensure_coroutine_function_many
+
+from knapsaq import events
+from knapsaq.claims import Advance, Claim, Settlement
+from knapsaq.client import Client
+from knapsaq.context import Context
+from knapsaq.executor import Executor
+from knapsaq.liveness import LeaseKeeper
+from knapsaq.outcomes import Aborted, Failed, Outcome, Released, Retried
+from knapsaq.providers import Injector
+from knapsaq.queue import Queue
+from knapsaq.registry import Registry
+from knapsaq.settings import Settings
+from knapsaq.timing import now_ms
+from knapsaq.upkeep import Rescuer, Scheduler, Sweeper
+
+CLAIMED_A_CALL = 500
+BLOCK_SECONDS = 5
+"""How long the idle worker waits for a push before it asks again, as a job that SAQ delays tells nobody."""
+CRASH_LIMIT = 3
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # seconds between attempts to reach Redis
+WATCH_PAUSE = 1.0  # seconds until the loop looks for itself after the watch was cut off
+SCHEDULE_SECONDS = 20
+
+
+@dataclass(slots=True)
+class _Running:
+    """A job that runs here; ``ends_as`` is set when it is cancelled on purpose."""
+
+    claim: Claim
+    task: asyncio.Task[None]
+    ends_as: Outcome | None = None
+    stamped: bool = False
+
+
+class Worker(SaqWorker[Any]):
+    """Runs the jobs of one queue.
+
+    Args:
+        queue: The queue.
+        functions: Further functions, called as SAQ calls them; tasks come from the registry.
+        registry: The tasks; the queue's registry unless given.
+        settings: The queue's settings unless given.
+        concurrency: How many jobs run at once; ``Settings.concurrency`` unless given.
+        saq_options: Everything else that ``saq.Worker`` takes.
+
+    Raises:
+        MissingProviderError: A task of the queue asks for something that nobody provides.
+        TaskDefinitionError: A task's annotations cannot be checked.
+    """
+
+    queue: Queue
+
+    def __init__(
+        self,
+        queue: SaqQueue,
+        functions: Any = (),
+        *,
+        registry: Registry | None = None,
+        settings: Settings | None = None,
+        concurrency: int | None = None,
+        **saq_options: Any,
+    ) -> None:
+        if not isinstance(queue, Queue):
+            msg = f"a knapsaq Worker needs a knapsaq Queue, not {queue!r}"
+            raise TypeError(msg)
+        self.settings = settings or queue.settings
+        super().__init__(queue, functions, concurrency=concurrency or self.settings.concurrency, **saq_options)
+        self.registry = registry or queue.registry or Registry()
+        tasks = self.registry.get_all_tasks()
+        for task in tasks:
+            task.signature.verify(task.injected)
+        self._injector = Injector(tasks)
+        self._executor = Executor(self.registry, self._injector, self.settings, self.functions, self.concurrency)
+        self._scheduler = Scheduler(queue, [t for t in tasks if t.schedules and t.options.queue == queue.name])
+        self._rescuer, self._sweeper = Rescuer(queue), Sweeper(queue)
+        self._running: dict[str, _Running] = {}
+        self._outbox: list[Settlement] = []
+        self._signal = asyncio.Event()
+        self._expired = asyncio.Event()
+        self._ended = asyncio.Event()
+        self._ended.set()
+        self._away = False
+        self._pause_seconds = FIRST_PAUSE
+        self._watching: asyncio.Task[None] | None = None
+        self._burst_left = self.max_burst_jobs if self.burst else None
+        grace = self._shutdown_grace_period_s
+        self.grace = self.settings.shutdown_grace if grace is None else float(grace)
+
+    # --- Life
+
+    async def start(self) -> None:
+        """Run jobs until ``stop`` is called, a signal arrives, or, in burst mode, the queue is empty."""
+        loop = asyncio.get_running_loop()
+        self.event = asyncio.Event()
+        self._ended.clear()
+        for number in self.SIGNALS:
+            loop.add_signal_handler(number, self.request_stop)
+        keeper = LeaseKeeper(self.queue, self.id, lambda: _call_in(loop, self._expired.set))
+        duties: list[asyncio.Task[None]] = []
+        try:
+            for function in self.startup or ():
+                await function(self.context)
+            await self._injector.open()
+            await asyncio.to_thread(keeper.renew)
+            keeper.start()
+            events.worker_started(self.id, self.queue.name, self.concurrency, len(self.registry.names()))
+            duties = [asyncio.create_task(duty) for duty in self._duties()]
+            await self._work()
+        except asyncio.CancelledError:
+            self.request_stop()
+            await self._work()
+        finally:
+            for number in self.SIGNALS:
+                loop.remove_signal_handler(number)
+            await self._close(duties, keeper)
+            self._ended.set()
+            events.worker_stopped(self.id)
+
+    async def stop(self) -> None:
+        """Take no more jobs, give the running ones the grace period, put back the rest; return when that is done."""
+        self.request_stop()
+        await self._ended.wait()
+
+    def request_stop(self) -> None:
+        """Begin to stop; a second call does not wait for the running jobs any longer."""
+        if self.event.is_set():
+            self._release_running()
+            return
+        self.event.set()
+        self._signal.set()
+        events.worker_stopping(self.id, len(self._running), self.grace)
+        if self._running:
+            loop = asyncio.get_running_loop()
+            loop.call_later(self.grace, self._release_running)
+            loop.call_later(self.grace + self._cancellation_hard_deadline_s, self._give_up_running)
+
+    async def _close(self, duties: list[asyncio.Task[None]], keeper: LeaseKeeper) -> None:
+        background = [*duties, self._watching] if self._watching else duties
+        for duty in background:
+            duty.cancel()
+        await asyncio.gather(*background, return_exceptions=True)
+        await asyncio.to_thread(keeper.stop)
+        await self._injector.close()
+        self.pool.shutdown(wait=False, cancel_futures=True)
+        if self.shutdown:
+            for function in ensure_coroutine_function_many(self.shutdown, self.pool):  # type: ignore[arg-type]
+                await function(self.context)
+
+    # --- The loop
+
+    async def _work(self) -> None:
+        while not (self.event.is_set() and not self._running and not self._outbox):
+            self._signal.clear()
+            room = 0 if self.event.is_set() else self.concurrency - len(self._running)
+            if self._burst_left is not None:
+                room = min(room, self._burst_left)
+            settlements, self._outbox = self._outbox + self._stamps(), []
+            if not settlements and not room:
+                await self._signal.wait()
+                continue
+            step = await self._advance(settlements, min(room, CLAIMED_A_CALL))
+            if step is None:
+                continue
+            for claim in step.claims:
+                self._begin(claim)
+            self._outbox += step.unreadable
+            for job_id, reason in step.aborts.items():
+                self._abort_running(job_id, reason)
+            # Jobs that do not wait for anything end in this turn, and need no stamp.
+            await asyncio.sleep(0)
+            if not self._outbox and all(running.stamped for running in self._running.values()):
+                await self._rest(step, drained=room > len(step.claims) + len(step.unreadable))
+
+    async def _rest(self, step: Advance, *, drained: bool) -> None:
+        """Wait until there is something to do."""
+        if drained and self.burst and not self._running:
+            self.request_stop()
+            return
+        if drained and not self.event.is_set():
+            self._watch()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(step.wait if drained else None):
+                await self._signal.wait()
+
+    async def _advance(self, settlements: list[Settlement], want: int) -> Advance | None:
+        """Make one step; without Redis keep the settlements, wait a while and return None."""
+        try:
+            step = await self.queue.advance(self.id, settlements, want)
+            if self._away:
+                events.broker_back(f"worker {self.id}")
+                self._away = False
+                await self._put_back_unknown()
+        except (RedisError, OSError) as error:
+            kept = [settlement for settlement in settlements if settlement.verb != "stamp"]
+            self._outbox = kept + self._outbox
+            await self._pause(error)
+            return None
+        self._pause_seconds = FIRST_PAUSE
+        for settlement, written in zip(settlements, step.settled, strict=True):
+            if not written and settlement.verb != "stamp":
+                events.claim_lost(settlement.job_id)
+        return step
+
+    async def _pause(self, error: BaseException) -> None:
+        if not self._away:
+            events.broker_lost(f"worker {self.id}", error)
+            self._away = True
+        if self.event.is_set() and not self._running and self._pause_seconds >= LONGEST_PAUSE:
+            self._outbox.clear()  # Redis does not come back in time; the lease will hand the jobs back
+        await asyncio.sleep(self._pause_seconds)
+        self._pause_seconds = min(self._pause_seconds * 2, LONGEST_PAUSE)
+
+    async def _put_back_unknown(self) -> None:
+        """Put back jobs that were claimed for us by a call whose reply was lost."""
+        known = {*self._running, *(settlement.job_id for settlement in self._outbox)}
+        claims = await self.queue.redis.hgetall(self.queue.keys.claims(self.id))
+        for job_id, token in claims.items():
+            payload = await self.queue.redis.get(job_id)
+            if job_id.decode() not in known and payload:
+                self._outbox.append(Settlement(job_id.decode(), token.decode(), "release", payload, 0, "queued"))
+
+    def _stamps(self) -> list[Settlement]:
+        stamps: list[Settlement] = []
+        for running in self._running.values():
+            if not running.stamped:
+                running.stamped = True
+                stamps.append(self.queue.stamp(running.claim))
+        return stamps
+
+    # --- One job
+
+    def _begin(self, claim: Claim) -> None:
+        job = claim.job
+        if self._burst_left is not None:
+            self._burst_left -= 1
+            if self._burst_left == 0:
+                self.request_stop()
+        if claim.crashes >= CRASH_LIMIT:
+            reason = f"the worker that ran it died {claim.crashes} times"
+            self._outbox.append(self.queue.settlement(claim, Failed(reason)))
+            events.job_ended(job, "failed")
+            return
+        job.attempts += 1
+        job.started = now_ms()
+        job.worker_id = self.id
+        self._running[job.id] = _Running(claim, asyncio.create_task(self._run(claim), name=job.function))
+
+    async def _run(self, claim: Claim) -> None:
+        job = claim.job
+        running = self._running[job.id]
+        ctx = Context(self.context, job=job, queue=self.queue)
+        try:
+            if self.before_process:
+                await self._before_process(ctx)
+            outcome = await self._executor.run(job, ctx)
+        except asyncio.CancelledError:
+            outcome = running.ends_as or Failed("the task raised CancelledError, though nobody had cancelled it")
+        except Exception as error:  # noqa: BLE001 - a hook's fault ends this job alone
+            outcome = Failed(f"a before_process function raised {error!r}")
+        if self._running.get(job.id) is not running:
+            return  # it was given up while it did not end
+        del self._running[job.id]
+        self._outbox.append(self.queue.settlement(claim, outcome))
+        self._signal.set()
+        if isinstance(outcome, Retried):
+            events.job_retried(job, outcome.after)
+        else:
+            events.job_ended(job, job.status.value)
+        if self.after_process:
+            try:
+                await self._after_process(ctx)
+            except Exception as error:  # noqa: BLE001 - the job has ended already
+                events.duty_failed("an after_process function", error)
+
+    def _abort_running(self, job_id: str, reason: str) -> None:
+        running = self._running.get(job_id)
+        if running is not None and running.ends_as is None:
+            running.ends_as = Aborted(reason)
+            running.task.cancel()
+
+    def _release_running(self) -> None:
+        """Interrupt the running jobs; each is put back without spending an attempt."""
+        for running in self._running.values():
+            if running.ends_as is None:
+                running.ends_as = Released("the worker stopped")
+                running.task.cancel()
+
+    def _give_up_running(self) -> None:
+        """Put back the jobs that do not end although they were cancelled."""
+        for running in list(self._running.values()):
+            events.cancellation_ignored(running.claim.job)
+            del self._running[running.claim.job.id]
+            outcome = running.ends_as or Released("the worker stopped")
+            self._outbox.append(self.queue.settlement(running.claim, outcome))
+        self._signal.set()
+
+    # --- Duties beside the loop
+
+    def _duties(self) -> list[Coroutine[Any, Any, None]]:
+        timers = self.timers
+        return [
+            self._repeat("the rescuer", self._rescue_when_expired, 0),
+            self._repeat("the listener", self._listen, 0),
+            self._repeat("the scheduler", self._scheduler.run_once, SCHEDULE_SECONDS),
+            self._repeat("the sweeper", self._sweeper.run_once, timers["sweep"]),
+            self._repeat("worker info", lambda: self.worker_info(timers["worker_info"] * 3), timers["worker_info"]),
+        ]
+
+    async def _repeat(self, name: str, duty: Callable[[], Awaitable[Any]], pause: float) -> None:
+        failed = 0
+        while True:
+            try:
+                await duty()
+                failed = 0
+            except Exception as error:  # noqa: BLE001 - a duty is tried for as long as the worker lives
+                if not failed and not isinstance(error, (RedisError, OSError)):
+                    events.duty_failed(name, error)
+                failed += 1
+            await asyncio.sleep(min(LONGEST_PAUSE, FIRST_PAUSE * 2**failed) if failed else pause)
+
+    async def _rescue_when_expired(self) -> None:
+        await self._expired.wait()
+        self._expired.clear()
+        await self._rescuer.run_once()
+
+    async def _listen(self) -> None:
+        """Hear of new due times and aborts; while the line is down, the idle loop asks every few seconds."""
+        async with self.queue.redis.pubsub() as pubsub:
+            await pubsub.subscribe(self.queue.keys.wake)
+            while True:
+                if await pubsub.get_message(ignore_subscribe_messages=True, timeout=LONGEST_PAUSE):
+                    self._signal.set()
+
+    def _watch(self) -> None:
+        """Have Redis tell when the queue is not empty."""
+        if self._watching is None or self._watching.done():
+            self._watching = asyncio.create_task(self._wait_for_push())
+
+    async def _wait_for_push(self) -> None:
+        queued = self.queue.keys.queued
+        # From the queue to the same end of the queue: nothing moves, but the call blocks while it is empty.
+        try:
+            await self.queue.redis.blmove(queued, queued, BLOCK_SECONDS, "LEFT", "LEFT")
+        except (RedisError, OSError):
+            await asyncio.sleep(WATCH_PAUSE)
+        self._signal.set()
+
+
+def _call_in(loop: asyncio.AbstractEventLoop, function: Callable[[], object]) -> None:
+    """Call a function in a loop's own thread; nothing happens if the loop has been closed."""
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(function)
+
+
+async def run_workers(
+    client: Client,
+    stop: asyncio.Event,
+    *,
+    queues: Sequence[str] | None = None,
+    concurrency: int | None = None,
+    hurry: asyncio.Event | None = None,
+) -> None:
+    """Run a worker for each queue in this loop until ``stop`` is set, then let them drain.
+
+    Args:
+        client: The open connection.
+        stop: Ends the workers once it is set.
+        queues: The names of the queues; all of the client's unless given.
+        concurrency: How many jobs of each queue run at once; ``Settings.concurrency`` unless given.
+        hurry: Set it to end the grace period.
+
+    Raises:
+        UnknownQueueError: A queue is not the client's.
+        ProviderError: A task asks for something that nobody provides.
+    """
+    workers = [Worker(client.queue(name), concurrency=concurrency) for name in queues or client.queues]
+    for worker in workers:
+        worker.SIGNALS = []
+
+    async def stop_all() -> None:
+        await stop.wait()
+        for worker in workers:
+            worker.request_stop()
+        if hurry is not None:
+            await hurry.wait()
+            for worker in workers:
+                worker.request_stop()
+
+    stopping = asyncio.create_task(stop_all())
+    try:
+        async with asyncio.TaskGroup() as group:
+            for worker in workers:
+                group.create_task(worker.start())
+    finally:
+        stopping.cancel()
