@@ -13,8 +13,9 @@ Invariants, each a test in ``tests/redis/test_claims.py``:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import msgspec
 from redis.asyncio import Redis
@@ -24,16 +25,17 @@ from saq.queue.redis import RedisQueue
 
 from knapsaq import events
 from knapsaq.errors import PayloadTooLargeError
-from knapsaq.job import FIELDS, Job
-from knapsaq.outcomes import Aborted, Failed, Outcome, Released, Retried, Succeeded
+from knapsaq.job import FIELDS, Job, check_fields
+from knapsaq.outcomes import Failed, Outcome, Released, Retried, Succeeded
 from knapsaq.redis import scripts
 from knapsaq.redis.keys import Keys
 from knapsaq.registry import Registry
-from knapsaq.settings import Settings
+from knapsaq.settings import TEN_YEARS, Settings
 from knapsaq.timing import now_ms
 
 Clock = Callable[[], int]
 """Returns milliseconds since 1970."""
+
 
 class Claim(NamedTuple):
     """A worker's hold on a job; ``crashes`` counts the workers that died while they ran it."""
@@ -120,7 +122,7 @@ class ClaimingQueue(RedisQueue):
         unreadable: list[Settlement] = []
         for job_id, payload, crashes in zip(claimed[::3], claimed[1::3], claimed[2::3], strict=True):
             job = self.deserialize(payload)
-            if job is None:
+            if job is None or job.id != job_id.decode():
                 ended = Settlement(job_id.decode(), token, "finish", payload, self.settings.result_ttl, "failed")
                 unreadable.append(ended)
             else:
@@ -158,9 +160,15 @@ class ClaimingQueue(RedisQueue):
             job.status, job.error = Status.FAILED, outcome.error
             self.failed += 1
         else:
-            job.status, job.error = Status.ABORTED, cast("Aborted", outcome).reason
+            job.status, job.error = Status.ABORTED, outcome.reason
             self.aborted += 1
-        return Settlement(job.id, claim.token, "finish", self._final(job), job.ttl, job.status.value)
+        return Settlement(job.id, claim.token, "finish", self._final(job), self.whole_ttl(job), job.status.value)
+
+    def whole_ttl(self, job: SaqJob) -> int:
+        """Return for how many seconds an ended job is kept, as Redis takes them; 0 is for ever, below 0 not at all."""
+        ttl: float | None = job.ttl  # SAQ stores None where its `map` is given no timeout
+        ttl = self.settings.result_ttl if ttl is None else ttl
+        return -1 if ttl < 0 else min(math.ceil(ttl), TEN_YEARS)
 
     def _final(self, job: Job[Any]) -> bytes | str:
         """Return an ended job's record; a result that cannot be stored gives way to the reason."""
@@ -183,14 +191,18 @@ class ClaimingQueue(RedisQueue):
             return None
         try:
             record = dict(payload) if isinstance(payload, dict) else self._load(payload)
-            if record.pop("queue") != self.name:
-                raise ValueError("it belongs to another queue")
-            if status:
-                record["status"] = status
-            return Job(**{name: value for name, value in record.items() if name in FIELDS}, queue=self)
+            check_fields(record)
+            job: Job[Any] = Job(**{name: value for name, value in record.items() if name in FIELDS})
         except Exception as error:  # noqa: BLE001 - whatever the bytes are, only this record is affected
             events.record_unreadable(self.name, payload, error)
             return None
+        if record.get("queue") != self.name:
+            events.record_unreadable(self.name, payload, ValueError(f"it belongs to queue {record.get('queue')!r}"))
+            return None
+        job.queue = self
+        if status:
+            job.status = Status(status)
+        return job
 
     def serialize(self, job: SaqJob) -> bytes | str:
         """Return the record of a job as it is stored."""

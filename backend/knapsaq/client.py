@@ -20,9 +20,7 @@ from knapsaq.queue import Queue
 from knapsaq.redis.connection import check_broker, open_redis
 from knapsaq.redis.embedded import EmbeddedBroker
 from knapsaq.registry import Registry, get_registry
-from knapsaq.settings import Settings
-
-EMBEDDED = "embedded"
+from knapsaq.settings import EMBEDDED, Settings
 
 
 class Client:
@@ -75,8 +73,8 @@ async def connect(
     settings = Settings.load(settings_or_url)
     registry = registry or get_registry()
     embedded = EmbeddedBroker(settings.embedded_dir) if settings.broker_url == EMBEDDED else None
-    url = await asyncio.to_thread(embedded.start) if embedded else settings.broker_url
     try:
+        url = await asyncio.to_thread(embedded.start) if embedded else settings.broker_url
         redis = open_redis(url)
         try:
             await check_broker(redis, url)

@@ -74,8 +74,9 @@ def shown(value: object) -> str:
 class _Unresolved:
     """Stands for an annotation that names something which does not exist at run time."""
 
-    def __init__(self, error: NameError) -> None:
-        self.problem = f"{error}; import it outside of `if TYPE_CHECKING:`"
+    def __init__(self, error: Exception) -> None:
+        remedy = "import it outside of `if TYPE_CHECKING:`" if isinstance(error, NameError) else "write it as a type"
+        self.problem = f"{error}; {remedy}"
 
 
 class _Shape:
@@ -124,7 +125,9 @@ class Signature:
             if name in injected:
                 continue
             if isinstance(annotation, _Unresolved):
-                raise TaskDefinitionError(self._task, f"the annotation of {name!r} cannot be read: {annotation.problem}")
+                raise TaskDefinitionError(
+                    self._task, f"the annotation of {name!r} cannot be read: {annotation.problem}"
+                )
             try:
                 msgspec.inspect.type_info(annotation)
             except (TypeError, ValueError, RuntimeError) as error:
@@ -274,15 +277,16 @@ _SINGLE = (*_BY_POSITION, Kind.KEYWORD_ONLY)
 
 def _resolve(function: Callable[..., Any], name: str) -> Any:
     """Return one annotation, resolved by itself, so that a name missing at run time costs only its own parameter."""
-    annotation = inspect.get_annotations(function).get(name, Any)
+    inner = inspect.unwrap(function)  # a decorator's module does not have the names of the function's
+    annotation = inspect.get_annotations(inner).get(name, Any)
     holder = types.SimpleNamespace(__annotations__={name: annotation})
     try:
-        return get_type_hints(holder, getattr(function, "__globals__", {}), include_extras=True)[name]
-    except NameError as error:
+        return get_type_hints(holder, getattr(inner, "__globals__", {}), include_extras=True)[name]
+    except (NameError, AttributeError, TypeError, SyntaxError) as error:
         return _Unresolved(error)
 
 
-_WITH_NUMBERS = (float, list, dict)
+_WITH_NUMBERS = (float, list, tuple, dict)
 
 
 def _refuse_infinite(plain: Any) -> None:
@@ -290,7 +294,7 @@ def _refuse_infinite(plain: Any) -> None:
     if isinstance(plain, float) and not math.isfinite(plain):
         msg = f"{plain} is not a JSON number"
         raise ValueError(msg)
-    if isinstance(plain, (list, dict)):
+    if isinstance(plain, (list, tuple, dict)):
         for item in plain.values() if isinstance(plain, dict) else plain:
             _refuse_infinite(item)
 
@@ -298,17 +302,23 @@ def _refuse_infinite(plain: Any) -> None:
 def _encode_foreign(value: object) -> Any:
     """Encode what msgspec does not know: pydantic models."""
     dump = getattr(type(value), "model_dump", None)
-    if isinstance(dump, types.FunctionType):
-        return dump(value, mode="json")
-    msg = f"objects of type {type(value).__name__} are not supported"
-    raise TypeError(msg)
+    if not isinstance(dump, types.FunctionType):
+        msg = f"objects of type {type(value).__name__} are not supported"
+        raise TypeError(msg)
+    plain = dump(value, mode="json", round_trip=True)
+    # A secret, above all, is dumped as asterisks.
+    if _decode_foreign(type(value), plain) != value:
+        msg = f"a {type(value).__name__} does not come back from JSON as it was"
+        raise ValueError(msg)
+    return plain
 
 
 def _decode_foreign(annotation: type, value: Any) -> Any:
     """Decode what msgspec does not know: pydantic models."""
-    validate = getattr(annotation, "model_validate", None)
+    validate = getattr(annotation, "model_validate_json", None)
     if validate is not None:
-        return validate(value)
+        # As JSON, since a strict model takes text for a datetime from there alone; by name, as it is dumped by name.
+        return validate(msgspec.json.encode(value), by_alias=False, by_name=True)
     if isinstance(value, annotation):
         return value
     msg = f"expected {annotation.__name__}, got {type(value).__name__}"

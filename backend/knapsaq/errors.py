@@ -32,6 +32,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+LISTED_NAMES = 10
+
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return the sentence that helps somebody who mistyped ``name``; it names at most ten of ``known``."""
@@ -39,7 +41,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
     if not names:
         return "none is known"
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    listed = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+    listed = ", ".join(names[:LISTED_NAMES]) + (
+        f" and {len(names) - LISTED_NAMES} more" if len(names) > LISTED_NAMES else ""
+    )
     return f"did you mean {close[0]!r}? Known: {listed}" if close else f"known: {listed}"
 
 

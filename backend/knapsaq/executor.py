@@ -35,7 +35,7 @@ from knapsaq.task import Task
 
 MAX_ERROR_CHARACTERS = 16_384
 UNLIMITED_BACKOFF = 24 * 3600.0
-NEVER_RETRIED = (InvalidArgumentsError, TaskDefinitionError)
+NEVER_RETRIED = (InvalidArgumentsError, TaskDefinitionError, UnknownTaskError)
 
 
 class Executor:
@@ -84,31 +84,42 @@ class Executor:
             return self._failed(task, job, error)
 
     async def _attempt(self, task: Task[..., Any, Any] | None, job: Job[Any], ctx: Context) -> Any:
+        failure: BaseException
         async with AsyncExitStack() as stack:
             try:
-                async with asyncio.timeout(job.timeout or None) as limit:
-                    if task is None:
-                        return await self._call_plain(job, ctx)
-                    plan = self._injector.plan(task)
-                    provided = await plan.resolve(ctx, stack, self._injector.shared) if plan.wanted else {}
-                    args, kwargs = task.signature.unbind(job.kwargs or {}, provided)
-                    if task.takes_context:
-                        args = (ctx, *args)
-                    if task.is_async:
-                        return await task.function(*args, **kwargs)
-                    return await self._in_thread(task.function, args, kwargs)
-            except TimeoutError as error:
-                if not limit.expired():
-                    raise
-                if task is None or not task.is_async:
-                    events.thread_abandoned(job)
-                raise TaskTimeoutError(job.function, float(job.timeout)) from error
-        return None
+                return await self._within_limit(task, job, ctx, stack)
+            except BaseException as error:
+                failure = error
+                raise
+        # A provider that caught the exception and went on does not turn a failure into a success.
+        raise failure
+
+    async def _within_limit(
+        self, task: Task[..., Any, Any] | None, job: Job[Any], ctx: Context, stack: AsyncExitStack
+    ) -> Any:
+        try:
+            async with asyncio.timeout(job.timeout or None) as limit:
+                if task is None:
+                    return await self._call_plain(job, ctx)
+                plan = self._injector.plan(task)
+                provided = await plan.resolve(ctx, stack, self._injector.shared) if plan.wanted else {}
+                args, kwargs = task.signature.unbind(job.kwargs or {}, provided)
+                if task.takes_context:
+                    args = (ctx, *args)
+                if task.is_async:
+                    return await task.function(*args, **kwargs)
+                return await self._in_thread(task.function, args, kwargs)
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            if task is None or not task.is_async:
+                events.thread_abandoned(job)
+            raise TaskTimeoutError(job.function, float(job.timeout)) from error
 
     async def _call_plain(self, job: Job[Any], ctx: Context) -> Any:
         function = self._functions.get(job.function)
         if function is None:
-            raise TaskDefinitionError(job.function, str(UnknownTaskError(job.function, self._registry.names())))
+            raise UnknownTaskError(job.function, self._registry.names())
         if inspect.iscoroutinefunction(function):
             return await function(ctx, **(job.kwargs or {}))
         return await self._in_thread(function, (ctx,), job.kwargs or {})
@@ -121,7 +132,7 @@ class Executor:
     def _retried(self, task: Task[..., Any, Any] | None, job: Job[Any], signal: Retry) -> Outcome:
         asked_for = task is not None and task.options.retries is None and job.retries == 1
         attempts = self._settings.task_max_retries + 1 if asked_for else job.retries
-        error = _text(signal.__cause__ or signal)
+        error = _text(signal.__cause__ or signal.__context__ or signal)
         if job.attempts >= attempts:
             return Failed(error)
         return Retried(error, _delay(task, job) if signal.after is None else signal.after)

@@ -32,6 +32,44 @@ def new_key() -> str:
     return uuid.uuid4().hex
 
 
+class Record(msgspec.Struct):
+    """The kinds of a job's fields, against which what was stored or set by hand is checked."""
+
+    function: str
+    key: str
+    queue: Any = None
+    kwargs: dict[str, Any] | None = None
+    timeout: float | None = None
+    heartbeat: float = 0
+    retries: int = 1
+    ttl: float | None = None
+    retry_delay: float = 0
+    retry_backoff: bool | float = False
+    scheduled: float = 0
+    progress: float = 0
+    attempts: int = 0
+    completed: int = 0
+    queued: int = 0
+    started: int = 0
+    touched: int = 0
+    result: Any = None
+    error: str | None = None
+    status: Any = None
+    priority: int = 0
+    group_key: str | None = None
+    meta: dict[Any, Any] = {}
+    worker_id: str | None = None
+
+
+def check_fields(record: Mapping[str, Any]) -> None:
+    """Refuse fields of a wrong kind, with which no worker could go on.
+
+    Raises:
+        msgspec.ValidationError: Naming the field, what it has to be and what it is.
+    """
+    msgspec.convert(record, Record)
+
+
 class ResultReader(Protocol):
     """What a job asks of its queue in order to give its result to a caller."""
 
@@ -48,7 +86,7 @@ class Job(SaqJob, Generic[R]):
 
     key: str = dataclasses.field(default_factory=new_key)
 
-    async def wait(self, timeout: float | None = None) -> R:  # noqa: ASYNC109 - it is the caller's own limit
+    async def wait(self, timeout: float | None = None) -> R:
         """Wait until the job has ended and return its result.
 
         Args:
@@ -104,7 +142,9 @@ class Job(SaqJob, Generic[R]):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields that differ from SAQ's defaults, as SAQ stores them."""
-        stored = {name: value for name, value in self.__dict__.items() if name in FIELDS and _worth_storing(name, value)}
+        stored = {
+            name: value for name, value in self.__dict__.items() if name in FIELDS and _worth_storing(name, value)
+        }
         if self.queue is not None:
             stored["queue"] = self.queue.name
         return stored

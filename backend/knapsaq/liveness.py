@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import redis
 from redis.asyncio import Redis
@@ -110,7 +110,8 @@ def _blocking_client(client: Redis) -> redis.Redis:
 
 
 def _run(client: redis.Redis, script: scripts.Script, keys: list[str], args: list[scripts.Argument]) -> Any:
+    execute: Any = client.execute_command
     try:
-        return client.execute_command("EVALSHA", script.sha, len(keys), *keys, *args)
+        return execute("EVALSHA", script.sha, len(keys), *keys, *args)
     except NoScriptError:
-        return cast("Any", client.execute_command("EVAL", script.source, len(keys), *keys, *args))
+        return execute("EVAL", script.source, len(keys), *keys, *args)

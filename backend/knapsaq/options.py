@@ -6,6 +6,7 @@ import difflib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -116,7 +117,7 @@ def check(place: str, given: Mapping[str, Any], checks: Mapping[str, tuple[str, 
         expected, convert = checks[option]
         try:
             checked[option] = convert(value)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise OptionError(place, option, value, expected) from error
     return checked
 
@@ -130,7 +131,9 @@ def name(value: Any) -> str:
 
 def duration(value: Any) -> float:
     """Accept seconds from 0 to ten years, or a ``timedelta``."""
-    length: float = seconds(_not_bool(value))
+    if isinstance(value, bool) or not isinstance(value, (int, float, timedelta)):
+        raise TypeError(value)
+    length = seconds(value)
     if 0 <= length <= MAX_SECONDS:
         return length
     raise ValueError(value)
@@ -177,15 +180,23 @@ def _run(value: Any) -> str:
 
 
 def _providers(value: Any) -> Mapping[str, Any]:
-    return MappingProxyType({name(key): provider for key, provider in dict(value).items()})
+    return MappingProxyType({name(key): provider for key, provider in _mapping(value).items()})
+
+
+def _mapping(value: Any) -> dict[Any, Any]:
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(value)
 
 
 def _moment(value: Any) -> float:
-    return epoch_seconds(value)
+    if isinstance(value, datetime):
+        return epoch_seconds(value)
+    raise TypeError(value)
 
 
 def _headers(value: Any) -> Mapping[str, str]:
-    headers = dict(value)
+    headers = _mapping(value)
     if all(isinstance(key, str) and isinstance(text, str) for key, text in headers.items()):
         return headers
     raise TypeError(value)

@@ -29,7 +29,11 @@ class Retry(TaskSignal):
     def __init__(self, after: Duration | None = None, cause: BaseException | None = None) -> None:
         super().__init__(after, cause)
         self.after = None if after is None else max(0.0, seconds(after))
-        self.__cause__ = cause
+        if cause is not None:  # setting None would hide the exception that is being handled
+            self.__cause__ = cause
+
+    def __str__(self) -> str:
+        return "the task asked for another attempt"
 
 
 class Discard(TaskSignal):

@@ -16,29 +16,34 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
-import msgspec
 from redis.asyncio import Redis
 from saq.job import TERMINAL_STATUSES, Status
 from saq.job import Job as SaqJob
 from saq.queue.base import JobError as SaqJobError
-from saq.queue.redis import RedisQueue
 
 from knapsaq import events
 from knapsaq.claims import ClaimingQueue
 from knapsaq.errors import InvalidArgumentsError, JobMissingError, PayloadTooLargeError, UnknownTaskError
-from knapsaq.job import FIELDS, Job
+from knapsaq.job import FIELDS, Job, check_fields
 from knapsaq.options import CallOptions
-from knapsaq.outcomes import Aborted, Failed, Outcome, Released, Retried, Succeeded
 from knapsaq.redis import scripts
-from knapsaq.redis.connection import open_redis
-from knapsaq.redis.failures import broker_errors
+from knapsaq.redis.connection import broker_errors, open_redis
 from knapsaq.timing import now_ms
 
 ENQUEUED_A_CALL = 500
 FIRST_LOOK, LONGEST_LOOK = 0.002, 0.1  # seconds between two looks at a job that somebody waits for
+
+
+class _Request(NamedTuple):
+    """A job on its way to Redis, and where its caller waits for the answer."""
+
+    job: SaqJob
+    payload: bytes | str
+    once: bool
+    accepted: asyncio.Future[bool]
 
 
 class Queue(ClaimingQueue):
@@ -55,7 +60,7 @@ class Queue(ClaimingQueue):
 
     def __init__(self, redis: Redis, name: str = "default", **options: Any) -> None:
         super().__init__(redis, name, **options)
-        self._waiting: list[tuple[SaqJob, bool, asyncio.Future[bool]]] = []
+        self._waiting: list[_Request] = []
         self._sending: set[asyncio.Task[None]] = set()
 
     @classmethod
@@ -99,17 +104,27 @@ class Queue(ClaimingQueue):
         job.queue = self
         job.queued = now_ms()
         job.status = Status.QUEUED
-        if job.timeout is None:
-            job.timeout = self.settings.task_timeout
-        if job.ttl is None:
-            job.ttl = self.settings.result_ttl
+        limits = job.__dict__
+        if limits["timeout"] is None:
+            limits["timeout"] = self.settings.task_timeout
+        if limits["ttl"] is None:
+            limits["ttl"] = self.settings.result_ttl
         if self._before_enqueues:
             await self._before_enqueue(job)
-        future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._waiting.append((job, once, future))
-        if len(self._waiting) == 1:
-            asyncio.get_running_loop().call_soon(self._send_waiting)
-        return await future
+        request = _Request(job, self._payload(job), once, asyncio.get_running_loop().create_future())
+        self._waiting.append(request)
+        if len(self._waiting) > 1:
+            return await request.accepted
+        try:
+            await asyncio.sleep(0)  # whoever enqueues in this turn of the loop travels along
+        except asyncio.CancelledError:
+            request.accepted.cancel()
+            raise
+        finally:
+            batch, self._waiting = [one for one in self._waiting if not one.accepted.cancelled()], []
+            if batch != [request]:
+                self._send(batch)
+        return (await self._store(batch))[0] if len(batch) == 1 else await request.accepted
 
     async def submit(self, job: Job[Any]) -> Job[Any]:
         """Store a job, or return the one that has its key and has not ended."""
@@ -135,42 +150,37 @@ class Queue(ClaimingQueue):
             setattr(job, key, value)
         return job
 
-    def _send_waiting(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        for start in range(0, len(waiting), ENQUEUED_A_CALL):
-            sending = asyncio.ensure_future(self._send(waiting[start : start + ENQUEUED_A_CALL]))
+    def _send(self, batch: list[_Request]) -> None:
+        """Send the requests of several callers, so that none of them, cancelled, takes the others along."""
+        for start in range(0, len(batch), ENQUEUED_A_CALL):
+            sending = asyncio.create_task(self._answer(batch[start : start + ENQUEUED_A_CALL]))
             self._sending.add(sending)
             sending.add_done_callback(self._sending.discard)
 
-    async def _send(self, batch: list[tuple[SaqJob, bool, asyncio.Future[bool]]]) -> None:
+    async def _answer(self, batch: list[_Request]) -> None:
+        try:
+            answers = await self._store(batch)
+        except BaseException as error:  # noqa: BLE001 - each caller gets it, cancellation too
+            for request in batch:
+                if not request.accepted.done():
+                    request.accepted.set_exception(error)
+            return
+        for request, answer in zip(batch, answers, strict=True):
+            if not request.accepted.done():
+                request.accepted.set_result(answer)
+
+    async def _store(self, batch: list[_Request]) -> list[bool]:
         keys = [self.keys.incomplete, self.keys.queued]
         args: list[scripts.Argument] = [self.keys.wake]
-        sent: list[asyncio.Future[bool]] = []
-        for job, once, future in batch:
-            try:
-                payload = self._payload(job)
-            except Exception as error:  # noqa: BLE001 - it is that caller's error alone
-                future.set_exception(error)
-                continue
-            keys += (job.id, job.abort_id)
-            args += (payload, max(0, job.scheduled), int(once))
-            sent.append(future)
-        if not sent:
-            return
-        try:
-            with broker_errors(self.settings.redacted_broker_url):
-                accepted = await scripts.enqueue(self.redis, keys, args)
-        except BaseException as error:  # noqa: BLE001 - each caller gets it, cancellation too
-            for future in sent:
-                if not future.done():
-                    future.set_exception(error)
-            return
-        for future, answer in zip(sent, accepted, strict=True):
-            if not future.done():
-                future.set_result(bool(answer))
+        for request in batch:
+            keys += (request.job.id, request.job.abort_id)
+            args += (request.payload, max(0, request.job.scheduled), int(request.once))
+        with broker_errors(self.settings.redacted_broker_url):
+            return [bool(answer) for answer in await scripts.enqueue(self.redis, keys, args)]
 
     def _payload(self, job: SaqJob) -> bytes | str:
         try:
+            check_fields(job.__dict__)
             payload = self.serialize(job)
         except (TypeError, ValueError) as error:
             raise InvalidArgumentsError(job.function, "*", "what JSON can carry", str(error)) from error
@@ -181,7 +191,7 @@ class Queue(ClaimingQueue):
 
     async def abort(self, job: SaqJob, error: str, ttl: float = 5) -> None:  # noqa: ARG002 - SAQ's signature
         """End a job on purpose: at once if it waits, through its worker if it runs; nothing if it has ended."""
-        before = (job.status, job.error)
+        before = (job.status, job.error, job.completed)
         job.status, job.error = Status.ABORTING, error
         aborting = self.serialize(job)
         job.status, job.completed = Status.ABORTED, now_ms()
@@ -189,19 +199,20 @@ class Queue(ClaimingQueue):
         answer = await scripts.abort(
             self.redis,
             [keys.queued, keys.active, keys.incomplete, keys.aborts, job.id],
-            [error, self.serialize(job), job.ttl, aborting, keys.wake],
+            [error, self.serialize(job), self.whole_ttl(job), aborting, keys.wake],
         )
         if answer == b"aborted":
             self.aborted += 1
             return
-        job.completed = 0
-        job.status, job.error = (Status.ABORTING, error) if answer == b"aborting" else before
+        job.status, job.error, job.completed = (Status.ABORTING, error, 0) if answer == b"aborting" else before
 
     async def _retry(self, job: SaqJob, error: str | None) -> None:  # noqa: ARG002 - SAQ's signature
         delay = job.next_retry_delay()
         score = time.time() + delay if delay else 0
         keys = self.keys
-        await scripts.retry(self.redis, [keys.queued, keys.active, keys.incomplete, job.id], [self.serialize(job), score])
+        await scripts.retry(
+            self.redis, [keys.queued, keys.active, keys.incomplete, job.id], [self.serialize(job), score]
+        )
 
     async def _update(self, job: SaqJob, status: Status | None = None, **kwargs: Any) -> None:  # noqa: ARG002
         if status is None:
@@ -221,7 +232,7 @@ class Queue(ClaimingQueue):
         ids = [self.job_id(key) for key in job_keys]
         return [self.deserialize(payload) for payload in (await self.redis.mget(ids) if ids else ())]
 
-    async def wait_ended(self, job: Job[Any], timeout: float | None) -> None:  # noqa: ASYNC109
+    async def wait_ended(self, job: Job[Any], timeout: float | None) -> None:
         """Return when the job has ended, with ``job`` brought up to date.
 
         Raises:
@@ -249,7 +260,7 @@ class Queue(ClaimingQueue):
         self,
         job_or_func: str | SaqJob,
         iter_kwargs: Sequence[dict[str, Any]],
-        timeout: float | None = None,  # noqa: ASYNC109 - SAQ's signature
+        timeout: float | None = None,
         return_exceptions: bool = False,
         poll_interval: float = 0.5,  # noqa: ARG002 - SAQ's signature; we do not poll at a fixed interval
         **kwargs: Any,
@@ -280,5 +291,3 @@ def _updated(job: SaqJob, kwargs: Mapping[str, Any]) -> SaqJob:
         else:
             job.kwargs = {**(job.kwargs or {}), name: value}
     return job
-
-

@@ -8,71 +8,85 @@ them, the worker to run them. Importing does no I/O.
 from __future__ import annotations
 
 import importlib
-import importlib.util
-import pkgutil
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast, overload
 
 from saq.types import Context as SaqContext
 
 from knapsaq.context import Context
-from knapsaq.errors import DuplicateTaskError, RegistryError, TaskDefinitionError, UnknownTaskError
+from knapsaq.errors import DuplicateTaskError, KnapsaqError, RegistryError, TaskDefinitionError, UnknownTaskError
 from knapsaq.options import TaskOptions
 from knapsaq.schedules import Schedule
 from knapsaq.task import Sender, Task
 
 P = ParamSpec("P")
 R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+X = TypeVar("X")
+X_contra = TypeVar("X_contra", contravariant=True)
+K = TypeVar("K", Context, SaqContext)
 AnyTask = Task[..., Any, Any]
 
 
+class TakesCtx(Protocol[X_contra, P, R_co]):
+    """A function whose first parameter is the context, by its name."""
+
+    def __call__(self, ctx: X_contra, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        """Run it."""
+
+
+class TakesContext(Protocol[X_contra, P, R_co]):
+    """Likewise, by its other name and its annotation."""
+
+    def __call__(self, context: X_contra, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        """Run it."""
+
+
+class LeavesCtx(Protocol[X_contra, P, R_co]):
+    """Likewise, for a function that does not look at it."""
+
+    def __call__(self, _ctx: X_contra, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        """Run it."""
+
+
 class Decorator(Protocol):
-    """What turns a function into a task; the type of the task follows from the function's."""
+    """``@task``: with or without options. The type of the task follows from the function's.
+
+    Type checkers know the context under the names ``ctx``, ``_ctx`` and ``context``. Protocols with its name, and not
+    ``Concatenate``, so that all overloads that fit infer the same function type: else mypy takes every function whose
+    annotations hold an ``Any``, such as ``dict[str, Any]``, for ambiguous and gives up on its task's type.
+    """
 
     @overload
-    def __call__(
-        self, function: Callable[Concatenate[Context, P], Awaitable[R]], /
-    ) -> Task[P, R, Callable[Concatenate[Mapping[str, Any], P], Awaitable[R]]]: ...
+    def __call__(  # type: ignore[overload-overlap]  # a coroutine function is also a function
+        self, function: TakesCtx[X, P, Coroutine[Any, Any, R]], /
+    ) -> Task[P, R, Callable[Concatenate[Mapping[str, Any], P], Coroutine[Any, Any, R]]]: ...
     @overload
     def __call__(
-        self, function: Callable[Concatenate[SaqContext, P], Awaitable[R]], /
-    ) -> Task[P, R, Callable[Concatenate[Mapping[str, Any], P], Awaitable[R]]]: ...
-    @overload
-    def __call__(  # type: ignore[overload-overlap]
-        self, function: Callable[Concatenate[Context, P], R], /
+        self, function: TakesCtx[X, P, R], /
     ) -> Task[P, R, Callable[Concatenate[Mapping[str, Any], P], R]]: ...
     @overload
     def __call__(  # type: ignore[overload-overlap]
-        self, function: Callable[Concatenate[SaqContext, P], R], /
-    ) -> Task[P, R, Callable[Concatenate[Mapping[str, Any], P], R]]: ...
-    @overload
-    def __call__(self, function: Callable[P, Awaitable[R]], /) -> Task[P, R, Callable[P, Awaitable[R]]]: ...
-    @overload
-    def __call__(self, function: Callable[P, R], /) -> Task[P, R, Callable[P, R]]: ...
-
-
-class TaskDecorator(Decorator, Protocol):
-    """``@task`` itself: with or without options."""
-
-    @overload  # type: ignore[override]
-    def __call__(
-        self, function: Callable[Concatenate[Context, P], Awaitable[R]], /
-    ) -> Task[P, R, Callable[Concatenate[Mapping[str, Any], P], Awaitable[R]]]: ...
+        self, function: LeavesCtx[K, P, Coroutine[Any, Any, R]], /
+    ) -> Task[P, R, Callable[Concatenate[Mapping[str, Any], P], Coroutine[Any, Any, R]]]: ...
     @overload
     def __call__(
-        self, function: Callable[Concatenate[SaqContext, P], Awaitable[R]], /
-    ) -> Task[P, R, Callable[Concatenate[Mapping[str, Any], P], Awaitable[R]]]: ...
-    @overload
-    def __call__(  # type: ignore[overload-overlap]
-        self, function: Callable[Concatenate[Context, P], R], /
+        self, function: LeavesCtx[K, P, R], /
     ) -> Task[P, R, Callable[Concatenate[Mapping[str, Any], P], R]]: ...
     @overload
     def __call__(  # type: ignore[overload-overlap]
-        self, function: Callable[Concatenate[SaqContext, P], R], /
+        self, function: TakesContext[K, P, Coroutine[Any, Any, R]], /
+    ) -> Task[P, R, Callable[Concatenate[Mapping[str, Any], P], Coroutine[Any, Any, R]]]: ...
+    @overload
+    def __call__(
+        self, function: TakesContext[K, P, R], /
     ) -> Task[P, R, Callable[Concatenate[Mapping[str, Any], P], R]]: ...
     @overload
-    def __call__(self, function: Callable[P, Awaitable[R]], /) -> Task[P, R, Callable[P, Awaitable[R]]]: ...
+    def __call__(
+        self, function: Callable[P, Coroutine[Any, Any, R]], /
+    ) -> Task[P, R, Callable[P, Coroutine[Any, Any, R]]]: ...
     @overload
     def __call__(self, function: Callable[P, R], /) -> Task[P, R, Callable[P, R]]: ...
     @overload
@@ -94,9 +108,9 @@ class Registry:
         return f"<Registry of {len(self._tasks)} tasks>"
 
     @property
-    def task(self) -> TaskDecorator:
+    def task(self) -> Decorator:
         """The decorator ``@task`` of this registry."""
-        return cast("TaskDecorator", self._decorate)
+        return cast("Decorator", self._decorate)
 
     def scheduled_task(
         self, *, cron: str, timezone: str | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
@@ -163,13 +177,15 @@ class Registry:
         return tuple(sorted(self._tasks))
 
     def autodiscover(self, package: str) -> list[str]:
-        """Import every ``tasks`` module at or below a package and return their names.
+        """Import every ``tasks`` module at or below a package and return their names, sorted.
 
         Raises:
-            RegistryError: There is no such package; or a module of it fails to import, which is named, with the
-                cause chained.
+            RegistryError: There is no such package, or nothing to find in it; or a module of it fails to import,
+                which is named, with the cause chained.
         """
-        found = [name for name in _modules(package) if name.rsplit(".", 1)[-1] == "tasks"]
+        found = sorted(_task_modules(package))
+        if not found:
+            raise RegistryError(f"package {package!r} has no module named 'tasks'; create one, or check the name")
         for name in found:
             _import(name)
         return found
@@ -207,9 +223,7 @@ class Registry:
             return lambda decorated: self._decorate(decorated, **options)
         return self.add(self._build(f"@task of {_named(function)}", function, options, ()))
 
-    def _build(
-        self, place: str, function: Any, options: Mapping[str, Any], schedules: tuple[Schedule, ...]
-    ) -> AnyTask:
+    def _build(self, place: str, function: Any, options: Mapping[str, Any], schedules: tuple[Schedule, ...]) -> AnyTask:
         if isinstance(function, Task):
             raise TaskDefinitionError(function.name, "it is a task already; decorate the function once")
         if not callable(function):
@@ -221,19 +235,26 @@ def _named(function: object) -> str:
     return repr(getattr(function, "__name__", function))
 
 
-def _modules(package: str) -> Iterator[str]:
-    """Yield the package's name and those of the modules below it, importing packages on the way."""
-    yield package
-    root = _import(package)
-    for found in pkgutil.walk_packages(getattr(root, "__path__", ()), f"{package}.", onerror=_import):
-        yield found.name
+def _task_modules(package: str) -> Iterator[str]:
+    """Yield the names of the ``tasks`` modules and packages at or below a package, with or without ``__init__.py``."""
+    for root in map(Path, getattr(_import(package), "__path__", ())):
+        for file in (*root.rglob("tasks.py"), *root.rglob("tasks/__init__.py")):
+            parts = file.relative_to(root).with_suffix("").parts
+            names = parts[:-1] if parts[-1] == "__init__" else parts
+            if all(name.isidentifier() for name in names):
+                yield ".".join((package, *names))
 
 
 def _import(name: str) -> Any:
     try:
         return importlib.import_module(name)
+    except KnapsaqError:
+        raise  # a wrong option or a name used twice: it says where
     except ImportError as error:
         msg = f"module {name!r} cannot be imported: {error}; check the name and that it is on the Python path"
+        raise RegistryError(msg) from error
+    except Exception as error:
+        msg = f"module {name!r} cannot be imported, as it raises {error!r}"
         raise RegistryError(msg) from error
 
 
@@ -245,5 +266,5 @@ def get_registry() -> Registry:
     return _registry
 
 
-task: TaskDecorator = _registry.task
+task: Decorator = _registry.task
 scheduled_task = _registry.scheduled_task

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from croniter import croniter
+from croniter import CroniterBadDateError, croniter
 
 from knapsaq.errors import OptionError
 
@@ -41,14 +41,14 @@ class Schedule:
         Raises:
             OptionError: The expression has not five fields, names an impossible time, or the zone is unknown.
         """
-        if not isinstance(cron, str) or len(cron.split()) != len(CRON_FIELDS):
+        if len(str(cron).split()) != len(CRON_FIELDS):
             raise OptionError(place, "cron", cron, f"five fields: {', '.join(CRON_FIELDS)}, such as '0 2 * * *'")
-        if not croniter.is_valid(cron):
+        if not croniter.is_valid(cron) or not _comes(cron):
             raise OptionError(place, "cron", cron, "fields in range, such as '0 2 * * *' for 02:00 each day")
         if timezone is not None:
             try:
                 ZoneInfo(timezone)
-            except (ZoneInfoNotFoundError, ValueError) as error:
+            except (ZoneInfoNotFoundError, ValueError, TypeError, OSError) as error:
                 raise OptionError(place, "timezone", timezone, "an IANA zone, such as 'Europe/Berlin'") from error
         return cls(cron=cron, timezone=timezone, kwargs=MappingProxyType(dict(kwargs or {})))
 
@@ -56,3 +56,12 @@ class Schedule:
         """Return the first due time after an aware ``moment``, in whole seconds since 1970."""
         zone = ZoneInfo(self.timezone or default_timezone)
         return int(croniter(self.cron, moment.astimezone(zone)).get_next(float))
+
+
+def _comes(cron: str) -> bool:
+    """Tell whether the moment exists: the 30th of February is in range, but never comes."""
+    try:
+        croniter(cron).get_next(float)
+    except CroniterBadDateError:
+        return False
+    return True

@@ -63,14 +63,14 @@ class Task(Generic[P, R, C]):
     __name__: str
     __wrapped__: Callable[..., Any]
 
-    def __init__(
-        self, function: C, options: TaskOptions, *, home: Home, schedules: tuple[Schedule, ...] = ()
-    ) -> None:
+    def __init__(self, function: C, options: TaskOptions, *, home: Home, schedules: tuple[Schedule, ...] = ()) -> None:
         functools.update_wrapper(self, function)
         self.function = function
         self.options = options
         self.schedules = schedules
-        self.name: str = options.name or self.__name__
+        self.name = options.name or str(getattr(function, "__name__", ""))
+        if not self.name:
+            raise TaskDefinitionError(repr(function), "it has no name of its own; give it one with @task(name=...)")
         self.takes_context = _takes_context(function)
         self.is_async = inspect.iscoroutinefunction(inspect.unwrap(function)) or inspect.iscoroutinefunction(
             getattr(function, "__call__", None)  # noqa: B004 - an object whose __call__ is a coroutine function
@@ -91,11 +91,11 @@ class Task(Generic[P, R, C]):
             """Run the function in place."""
     else:
 
-        def __call__(self, *args, **kwargs):
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
             """Run the function in place, with any mapping as its context."""
             if self.takes_context and args and isinstance(args[0], Mapping):
                 args = (Context.of(args[0]), *args[1:])
-            self._refuse_uninjected(args, kwargs)
+            self._refuse_uninjected(kwargs)
             return self.function(*args, **kwargs)
 
     @functools.cached_property
@@ -215,7 +215,7 @@ class Task(Generic[P, R, C]):
             raise NotConnectedError(self.name)
         return await sender.send(options.queue or self.options.queue, job)
 
-    def _refuse_uninjected(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    def _refuse_uninjected(self, kwargs: Mapping[str, Any]) -> None:
         """Refuse a direct call that leaves an injected parameter to a provider, who is not asked."""
         for name, parameter in inspect.signature(self.function).parameters.items():
             if parameter.default is INJECTED and parameter.kind is parameter.KEYWORD_ONLY and name not in kwargs:

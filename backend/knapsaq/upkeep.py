@@ -5,11 +5,13 @@ Each duty is a small class with one ``run_once()``; the worker calls it on a tim
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
+from redis.exceptions import RedisError
 from saq.job import Status
 
 from knapsaq import events
@@ -27,6 +29,33 @@ HORIZON = 60
 
 UNCLAIMED_SECONDS = 30
 """How long a job may lie among the active ones without a claim or a stamp: SAQ's own workers need milliseconds."""
+
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0  # seconds until a duty that failed is tried again
+
+
+async def repeat(name: str, duty: Callable[[], Awaitable[Any]], pause: float) -> None:
+    """Do a duty again and again until cancelled, with ``pause`` seconds in between.
+
+    One that fails is tried again, later each time; Redis being away is left to the worker's loop to tell.
+    """
+    failed = 0
+    while not being_cancelled():
+        try:
+            await duty()
+            failed = 0
+        except Exception as error:  # noqa: BLE001 - a duty is tried for as long as the worker lives
+            if not failed and not isinstance(error, (RedisError, OSError)):
+                events.duty_failed(name, error)
+            failed += 1
+        if not being_cancelled():
+            await asyncio.sleep(min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (failed - 1)) if failed else pause)
+
+
+def being_cancelled() -> bool:
+    """Tell whether this task was told to end; redis-py may turn the order into an error of its own."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 class Rescuer:
@@ -66,11 +95,11 @@ class Sweeper:
 
     async def run_once(self) -> list[str]:
         """Return the ids of the jobs that were put back or ended."""
-        queue, keys = self._queue, self._queue.keys
-        active = await queue.redis.lrange(keys.active, 0, -1)
+        keys, redis = self._queue.keys, cast("Any", self._queue.redis)
+        active = await redis.lrange(keys.active, 0, -1)
         claimed: set[bytes] = set()
-        for worker in await queue.redis.zrange(keys.leases, 0, -1):
-            claimed.update(await queue.redis.hkeys(keys.claims(worker.decode())))
+        for worker in await redis.zrange(keys.leases, 0, -1):
+            claimed.update(await redis.hkeys(keys.claims(worker.decode())))
         orphans = [job_id for job_id in active if job_id not in claimed]
         self._seen = {job_id: self._seen.get(job_id, now_ms()) for job_id in orphans}
         return [job_id.decode() for job_id in orphans if await self._sweep(job_id)]
@@ -81,7 +110,9 @@ class Sweeper:
         job = queue.deserialize(payload)
         if job is None:
             async with queue.redis.pipeline(transaction=True) as pipe:
-                await pipe.lrem(queue.keys.active, 0, job_id).zrem(queue.keys.incomplete, job_id).execute()
+                pipe.lrem(queue.keys.active, 0, job_id.decode())
+                pipe.zrem(queue.keys.incomplete, job_id)
+                await pipe.execute()
             return True
         lost = job.status is Status.QUEUED and now_ms() - self._seen[job_id] > UNCLAIMED_SECONDS * 1000
         if job.stuck and not job.retryable:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,20 +31,18 @@ from knapsaq.client import Client
 from knapsaq.context import Context
 from knapsaq.executor import Executor
 from knapsaq.liveness import LeaseKeeper
-from knapsaq.outcomes import Aborted, Failed, Outcome, Released, Retried
+from knapsaq.outcomes import Aborted, Failed, Outcome, Released, Retried, Succeeded
 from knapsaq.providers import Injector
 from knapsaq.queue import Queue
 from knapsaq.registry import Registry
 from knapsaq.settings import Settings
 from knapsaq.timing import now_ms
-from knapsaq.upkeep import Rescuer, Scheduler, Sweeper
+from knapsaq.upkeep import Rescuer, Scheduler, Sweeper, repeat
+from knapsaq.wakeup import Wakeup
 
 CLAIMED_A_CALL = 500
-BLOCK_SECONDS = 5
-"""How long the idle worker waits for a push before it asks again, as a job that SAQ delays tells nobody."""
 CRASH_LIMIT = 3
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # seconds between attempts to reach Redis
-WATCH_PAUSE = 1.0  # seconds until the loop looks for itself after the watch was cut off
 SCHEDULE_SECONDS = 20
 
 
@@ -102,12 +100,12 @@ class Worker(SaqWorker[Any]):
         self._running: dict[str, _Running] = {}
         self._outbox: list[Settlement] = []
         self._signal = asyncio.Event()
+        self._wakeup = Wakeup(queue, self._signal)
         self._expired = asyncio.Event()
         self._ended = asyncio.Event()
         self._ended.set()
         self._away = False
         self._pause_seconds = FIRST_PAUSE
-        self._watching: asyncio.Task[None] | None = None
         self._burst_left = self.max_burst_jobs if self.burst else None
         grace = self._shutdown_grace_period_s
         self.grace = self.settings.shutdown_grace if grace is None else float(grace)
@@ -161,16 +159,16 @@ class Worker(SaqWorker[Any]):
             loop.call_later(self.grace + self._cancellation_hard_deadline_s, self._give_up_running)
 
     async def _close(self, duties: list[asyncio.Task[None]], keeper: LeaseKeeper) -> None:
-        background = [*duties, self._watching] if self._watching else duties
-        for duty in background:
+        for duty in duties:
             duty.cancel()
-        await asyncio.gather(*background, return_exceptions=True)
+        await asyncio.gather(*duties, return_exceptions=True)
+        await self._wakeup.close()
         await asyncio.to_thread(keeper.stop)
         await self._injector.close()
-        self.pool.shutdown(wait=False, cancel_futures=True)
         if self.shutdown:
-            for function in ensure_coroutine_function_many(self.shutdown, self.pool):  # type: ignore[arg-type]
+            for function in ensure_coroutine_function_many(self.shutdown, self.pool):
                 await function(self.context)
+        self.pool.shutdown(wait=False, cancel_futures=True)
 
     # --- The loop
 
@@ -203,7 +201,7 @@ class Worker(SaqWorker[Any]):
             self.request_stop()
             return
         if drained and not self.event.is_set():
-            self._watch()
+            self._wakeup.watch()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(step.wait if drained else None):
                 await self._signal.wait()
@@ -239,9 +237,10 @@ class Worker(SaqWorker[Any]):
     async def _put_back_unknown(self) -> None:
         """Put back jobs that were claimed for us by a call whose reply was lost."""
         known = {*self._running, *(settlement.job_id for settlement in self._outbox)}
-        claims = await self.queue.redis.hgetall(self.queue.keys.claims(self.id))
+        redis: Any = self.queue.redis
+        claims = await redis.hgetall(self.queue.keys.claims(self.id))
         for job_id, token in claims.items():
-            payload = await self.queue.redis.get(job_id)
+            payload = await redis.get(job_id)
             if job_id.decode() not in known and payload:
                 self._outbox.append(Settlement(job_id.decode(), token.decode(), "release", payload, 0, "queued"))
 
@@ -283,6 +282,8 @@ class Worker(SaqWorker[Any]):
             outcome = running.ends_as or Failed("the task raised CancelledError, though nobody had cancelled it")
         except Exception as error:  # noqa: BLE001 - a hook's fault ends this job alone
             outcome = Failed(f"a before_process function raised {error!r}")
+        if running.ends_as is not None and not isinstance(outcome, Succeeded):
+            outcome = running.ends_as  # the task turned its cancellation into an error of its own
         if self._running.get(job.id) is not running:
             return  # it was given up while it did not end
         del self._running[job.id]
@@ -325,51 +326,17 @@ class Worker(SaqWorker[Any]):
     def _duties(self) -> list[Coroutine[Any, Any, None]]:
         timers = self.timers
         return [
-            self._repeat("the rescuer", self._rescue_when_expired, 0),
-            self._repeat("the listener", self._listen, 0),
-            self._repeat("the scheduler", self._scheduler.run_once, SCHEDULE_SECONDS),
-            self._repeat("the sweeper", self._sweeper.run_once, timers["sweep"]),
-            self._repeat("worker info", lambda: self.worker_info(timers["worker_info"] * 3), timers["worker_info"]),
+            repeat("the rescuer", self._rescue_when_expired, 0),
+            repeat("the listener", self._wakeup.listen, 0),
+            repeat("the scheduler", self._scheduler.run_once, SCHEDULE_SECONDS),
+            repeat("the sweeper", self._sweeper.run_once, timers["sweep"]),
+            repeat("worker info", lambda: self.worker_info(timers["worker_info"] * 3), timers["worker_info"]),
         ]
-
-    async def _repeat(self, name: str, duty: Callable[[], Awaitable[Any]], pause: float) -> None:
-        failed = 0
-        while True:
-            try:
-                await duty()
-                failed = 0
-            except Exception as error:  # noqa: BLE001 - a duty is tried for as long as the worker lives
-                if not failed and not isinstance(error, (RedisError, OSError)):
-                    events.duty_failed(name, error)
-                failed += 1
-            await asyncio.sleep(min(LONGEST_PAUSE, FIRST_PAUSE * 2**failed) if failed else pause)
 
     async def _rescue_when_expired(self) -> None:
         await self._expired.wait()
         self._expired.clear()
         await self._rescuer.run_once()
-
-    async def _listen(self) -> None:
-        """Hear of new due times and aborts; while the line is down, the idle loop asks every few seconds."""
-        async with self.queue.redis.pubsub() as pubsub:
-            await pubsub.subscribe(self.queue.keys.wake)
-            while True:
-                if await pubsub.get_message(ignore_subscribe_messages=True, timeout=LONGEST_PAUSE):
-                    self._signal.set()
-
-    def _watch(self) -> None:
-        """Have Redis tell when the queue is not empty."""
-        if self._watching is None or self._watching.done():
-            self._watching = asyncio.create_task(self._wait_for_push())
-
-    async def _wait_for_push(self) -> None:
-        queued = self.queue.keys.queued
-        # From the queue to the same end of the queue: nothing moves, but the call blocks while it is empty.
-        try:
-            await self.queue.redis.blmove(queued, queued, BLOCK_SECONDS, "LEFT", "LEFT")
-        except (RedisError, OSError):
-            await asyncio.sleep(WATCH_PAUSE)
-        self._signal.set()
 
 
 def _call_in(loop: asyncio.AbstractEventLoop, function: Callable[[], object]) -> None:

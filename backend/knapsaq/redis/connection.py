@@ -17,6 +17,7 @@ import re
 import socket
 import ssl
 from collections.abc import Awaitable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -29,6 +30,8 @@ from redis.exceptions import (
     BusyLoadingError,
     InvalidResponse,
     NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
     RedisError,
     ResponseError,
 )
@@ -52,6 +55,12 @@ KEEPALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPALIVE": 15, "TCP_KEEPINTVL": 5, "TCP_K
 DIAGNOSES: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str, str], ...] = (
     (AuthenticationError, "refused the login ({error})", "put the right user and password into KNAPSAQ_BROKER_URL"),
     (NoPermissionError, "forbids a command ({error})", "give the user `~* &* +@all` in the server's access list"),
+    (
+        OutOfMemoryError,
+        "has no memory left ({error})",
+        "raise its maxmemory, or let results expire sooner with KNAPSAQ_RESULT_TTL",
+    ),
+    (ReadOnlyError, "is a replica, where nothing can be written", "give the address of its primary server"),
     (BusyLoadingError, "is still loading its data", "wait until it has started, then try again"),
     (
         ssl.SSLCertVerificationError,
@@ -144,12 +153,10 @@ async def check_broker(redis: Redis, url: str, *, limit: float = CHECK_TIMEOUT) 
             has none, is no Redis, is older than Redis 6.2, is a replica or a sentinel, or may not be used by this
             user. ``.remedy`` says what to do.
     """
-    try:
+    with broker_errors(redact(url), limit):
         async with asyncio.timeout(limit):
             await cast("Awaitable[bool]", redis.ping())
             info: Mapping[str, Any] = await redis.info()
-    except (RedisError, OSError) as error:
-        raise BrokerError(redact(url), *_diagnose(error, limit)) from error
     if fault := _unusable(info):
         raise BrokerError(redact(url), *fault)
     is_valkey = "valkey_version" in info
@@ -159,6 +166,20 @@ async def check_broker(redis: Redis, url: str, *, limit: float = CHECK_TIMEOUT) 
         maxmemory_policy=info.get("maxmemory_policy"),
         aof=bool(info["aof_enabled"]) if "aof_enabled" in info else None,
     )
+
+
+@contextmanager
+def broker_errors(shown_url: str, limit: float = COMMAND_TIMEOUT) -> Iterator[None]:
+    """Raise what goes wrong with a server as ``BrokerError`` with problem and remedy.
+
+    Args:
+        shown_url: The server's URL without its password.
+        limit: Seconds that a command may take, for the error's text.
+    """
+    try:
+        yield
+    except (RedisError, OSError) as error:
+        raise BrokerError(shown_url, *_diagnose(error, limit)) from error
 
 
 def _url_error(url: str) -> BrokerError:

@@ -230,17 +230,19 @@ class _Hold:
     def _launch_server(self) -> str:
         """Start a server, wait until it answers, and return its socket."""
         program = find_program()
-        path = socket_path(self.directory)
         log = self.directory / "broker.log"
         try:
+            path = socket_path(self.directory)
             if log.exists():
                 log.replace(self.directory / "broker.log.1")
-            (self.directory / "broker.socket").write_bytes(os.fsencode(path))
+            note = self.directory / "broker.socket"
+            note.touch(mode=0o600)
+            note.write_bytes(os.fsencode(path))
             with contextlib.ExitStack() as undo:
                 inherited = _open(self.directory / "server.lock", undo)
                 if not _lock(inherited, fcntl.LOCK_EX):
                     raise embedded_error(f"a server has {self.directory} already", self._kill_remedy())
-                spawn(program, self.directory, path, log, inherited)
+                spawn(program, self.directory, path, inherited)
         except (OSError, subprocess.TimeoutExpired) as error:
             raise embedded_error(f"cannot run {program} in {self.directory} ({error})", ELSEWHERE) from error
         if self._await_server(path):

@@ -26,10 +26,11 @@ class Script:
 
     async def __call__(self, redis: Redis, keys: Sequence[str], args: Sequence[Argument]) -> Any:
         """Run the script."""
+        execute: Any = redis.execute_command
         try:
-            return await redis.execute_command("EVALSHA", self.sha, len(keys), *keys, *args)
+            return await execute("EVALSHA", self.sha, len(keys), *keys, *args)
         except NoScriptError:
-            return await redis.execute_command("EVAL", self.source, len(keys), *keys, *args)
+            return await execute("EVAL", self.source, len(keys), *keys, *args)
 
 
 enqueue = Script("enqueue")

@@ -56,7 +56,14 @@ def find_program() -> Path:
 
 
 def socket_path(directory: Path) -> str:
-    """Return the path for the server's socket: in the directory, or where that is too long in one for sockets."""
+    """Return the path for the server's socket: in the directory, or where that is too long in one for sockets.
+
+    It is the same as long as the directory exists, so that clients find a restarted server again.
+
+    Raises:
+        BrokerError: There is no safe place for it.
+        OSError: The directory does not exist.
+    """
     path = os.fspath(directory / "broker.sock")
     if len(os.fsencode(path)) <= LONGEST_SOCKET_PATH:
         return path
@@ -68,7 +75,9 @@ def socket_path(directory: Path) -> str:
         raise embedded_error(
             f"{folder} is not a directory of this user alone", "remove it, or set TMPDIR to another place"
         )
-    path = os.fspath(folder / f"{hashlib.sha256(os.fsencode(directory)).hexdigest()[:16]}.sock")
+    # With the inode: the server of a deleted directory removes its own socket at its end, not that of the next one.
+    name = hashlib.sha256(os.fsencode(f"{directory}/{directory.stat().st_ino}")).hexdigest()[:16]
+    path = os.fspath(folder / f"{name}.sock")
     if len(os.fsencode(path)) > LONGEST_SOCKET_PATH:
         raise embedded_error(
             f"the path of its socket is too long: {path}", "set TMPDIR or KNAPSAQ_EMBEDDED_DIR to a shorter one"
@@ -76,23 +85,25 @@ def socket_path(directory: Path) -> str:
     return path
 
 
-def spawn(program: Path, directory: Path, path: str, log: Path, inherited: int) -> None:
+def spawn(program: Path, directory: Path, path: str, inherited: int) -> None:
     """Start a server that outlives this process.
 
     Args:
         program: The server program.
-        directory: Where it keeps its data.
+        directory: Where it keeps its data, and ``broker.log``, ``broker.pid``.
         path: Its socket.
-        log: The file that it writes its log to, from the first complaint about its options on.
         inherited: A descriptor that it keeps open as long as it lives, and with it the lock on that file.
 
     Raises:
         OSError: The program cannot be run, or the log cannot be written.
         subprocess.TimeoutExpired: It did not go to the background within 10 s.
     """
+    log = directory / "broker.log"
+    log.touch(mode=0o600)
     options = {
         "port": "0",
-        "unixsocket": path,
+        # Relative paths: a directory of that name that somebody makes after this one was deleted is not its business.
+        "unixsocket": path.removeprefix(f"{directory}/"),
         "unixsocketperm": "700",
         "dir": os.fspath(directory),
         "appendonly": "yes",
@@ -100,8 +111,8 @@ def spawn(program: Path, directory: Path, path: str, log: Path, inherited: int) 
         "maxmemory-policy": "noeviction",
         # Nobody's child, in a session of its own: out of reach of Ctrl-C, and no zombie in a long-lived process.
         "daemonize": "yes",
-        "pidfile": os.fspath(directory / "broker.pid"),
-        "logfile": os.fspath(log),
+        "pidfile": "broker.pid",
+        "logfile": log.name,
     }
     arguments = [word for name, value in options.items() for word in (f"--{name}", value)]
     with log.open("ab") as output:

@@ -21,8 +21,12 @@ local settled = {}
 for i = 1, #KEYS - 6 do
   local job = KEYS[6 + i]
   local token, verb, payload, number, status = unpack(ARGV, 5 * i - 1, 5 * i + 3)
-  if redis.call('HGET', claims, job) ~= token or not redis.call('ZSCORE', incomplete, job) then
+  if redis.call('HGET', claims, job) ~= token then
     settled[i] = 0
+  elseif not redis.call('ZSCORE', incomplete, job) then
+    -- Somebody finished it by hand.
+    settled[i] = 0
+    redis.call('HDEL', claims, job)
   elseif verb == 'stamp' then
     settled[i] = 1
     redis.call('SET', job, payload)

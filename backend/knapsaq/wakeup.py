@@ -1,0 +1,61 @@
+"""Wakeup: how an idle worker hears at once that there is work.
+
+A push to the queue ends a blocking call; a new due time or an abort comes over a
+channel. While either line is down, the worker's own look every few seconds serves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from redis.exceptions import RedisError
+
+from knapsaq.queue import Queue
+from knapsaq.upkeep import being_cancelled
+
+BLOCK_SECONDS = 5
+"""How long an idle worker waits for a push before it looks for itself, as a job that SAQ delays tells nobody."""
+PAUSE = 1.0  # seconds until the next look after the line was cut
+
+
+class Wakeup:
+    """Sets an event when a queue may have work for its worker.
+
+    Args:
+        queue: The queue.
+        signal: The event.
+    """
+
+    def __init__(self, queue: Queue, signal: asyncio.Event) -> None:
+        self._queue = queue
+        self._signal = signal
+        self._watching: asyncio.Task[None] | None = None
+
+    async def listen(self) -> None:
+        """Hear of new due times and aborts, until cancelled."""
+        async with self._queue.redis.pubsub() as pubsub:
+            await pubsub.subscribe(self._queue.keys.wake)
+            while True:
+                if await pubsub.get_message(ignore_subscribe_messages=True, timeout=BLOCK_SECONDS):
+                    self._signal.set()
+
+    def watch(self) -> None:
+        """Hear of the next push; nothing happens while the last watch still stands."""
+        if self._watching is None or self._watching.done():
+            self._watching = asyncio.create_task(self._wait_for_push())
+
+    async def close(self) -> None:
+        """End the watch."""
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)
+
+    async def _wait_for_push(self) -> None:
+        queued = self._queue.keys.queued
+        try:
+            # From the queue to the same end of the queue: nothing moves, but the call blocks while it is empty.
+            await self._queue.redis.blmove(queued, queued, BLOCK_SECONDS, "LEFT", "LEFT")
+        except (RedisError, OSError):
+            if not being_cancelled():
+                await asyncio.sleep(PAUSE)
+        self._signal.set()

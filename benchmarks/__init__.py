@@ -1,0 +1,1 @@
+"""Benchmarks: Knapsaq beside plain SAQ, in one run, as ratios."""

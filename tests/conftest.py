@@ -1,0 +1,77 @@
+"""A real server for every test that touches storage, and a check that no test leaves a key behind."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from knapsaq import Client, Queue, Registry, Settings, connect
+from knapsaq.redis.embedded import EmbeddedBroker
+from knapsaq.testing import ManualClock
+
+# What may outlive a test's jobs: things that end by themselves (they have an expiry) need not be named here.
+ENDLESS_KEYS = re.compile(rb"saq:[^:]+:(queued|active|incomplete|leases|claims:.*|crashes)|saq:job:.*")
+
+
+@pytest.fixture(scope="session")
+def broker_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a private server that lives as long as the session."""
+    broker = EmbeddedBroker(tmp_path_factory.mktemp("broker"))
+    yield broker.start()
+    broker.stop()
+
+
+@pytest.fixture
+def settings(broker_url: str, tmp_path: Path) -> Settings:
+    """Settings that no environment and no .env file of the machine has a say in."""
+    return Settings(
+        broker_url=broker_url,
+        embedded_dir=tmp_path / "embedded",
+        queues=("default", "mail"),
+        shutdown_grace=5.0,
+        _env_file=None,
+    )
+
+
+@pytest.fixture
+def registry() -> Registry:
+    """An empty registry."""
+    return Registry()
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    """A clock that stands still."""
+    return ManualClock()
+
+
+@pytest.fixture
+async def client(settings: Settings, registry: Registry) -> AsyncIterator[Client]:
+    """An open connection with an empty server behind it, whose keys are looked at when the test ends."""
+    async with connect(settings, registry=registry) as client:
+        redis = client.queue().redis
+        await redis.flushall()
+        yield client
+        await check_keys(redis)
+
+
+@pytest.fixture
+async def queue(client: Client) -> Queue:
+    """The default queue."""
+    return client.queue()
+
+
+async def check_keys(redis: Any) -> None:
+    """Fail on keys that nobody owns and that do not expire."""
+    strays = [
+        key
+        async for key in redis.scan_iter()
+        if await redis.ttl(key) == -1 and not ENDLESS_KEYS.fullmatch(cast("bytes", key))
+    ]
+    assert not strays, f"keys without owner or expiry: {strays}"
+
+

@@ -1,0 +1,133 @@
+"""The README and the manual say what is true: every snippet runs, every table is checked."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from knapsaq import Settings
+from knapsaq.options import CALL_CHECKS, CHECKS
+
+ROOT = Path(__file__).parents[2]
+PAGES = ("README.md", "QUEUE_SETUP.md")
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FILE_NAME = re.compile(r"# (\S+\.py)\n")
+
+
+class Snippet(NamedTuple):
+    """A block of code in a page."""
+
+    page: str
+    number: int
+    language: str
+    code: str
+
+    @property
+    def file_name(self) -> str | None:
+        """The file that the snippet's first line names."""
+        match = FILE_NAME.match(self.code)
+        return match[1] if match else None
+
+
+def snippets(*languages: str) -> Iterator[Snippet]:
+    for page in PAGES:
+        text = (ROOT / page).read_text(encoding="utf-8")
+        for number, (language, code) in enumerate(BLOCK.findall(text), start=1):
+            if language in languages:
+                yield Snippet(page, number, language, code)
+
+
+@pytest.fixture(scope="module")
+def projects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A project folder a page, with each file that a snippet names."""
+    folders = {page: tmp_path_factory.mktemp(page.split(".")[0]) for page in PAGES}
+    for snippet in snippets("python"):
+        if snippet.file_name:
+            path = folders[snippet.page] / snippet.file_name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(snippet.code, encoding="utf-8")
+    return folders
+
+
+def run(project: Path, *command: str) -> str:
+    """Run a command in a project as a reader would, on the private server of that project."""
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, *command], cwd=project, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, f"{' '.join(command)[-2000:]}\n{done.stdout}\n{done.stderr}"
+    return done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("snippet", tuple(snippets("python")), ids=lambda snippet: f"{snippet.page}-{snippet.number}")
+def test_each_python_snippet_runs_in_a_project_of_its_own(snippet: Snippet, projects: dict[str, Path]) -> None:
+    """A reader who copies the page's files and runs a snippet sees it work, without a warning."""
+    project = projects[snippet.page]
+    if snippet.file_name and snippet.file_name.startswith("tests/"):
+        run(project, "-m", "pytest", "-q", "-p", "no:valkey", "-o", "asyncio_mode=auto", "--rootdir=.", snippet.file_name)
+    elif snippet.file_name and snippet.file_name != "main.py":
+        module = snippet.file_name.removesuffix(".py").replace("/", ".")
+        run(project, "-W", "error:::shop", "-c", f"import {module}")
+    else:
+        script = project / f"snippet_{snippet.number}.py"
+        script.write_text(snippet.code, encoding="utf-8")
+        run(project, script.name)
+
+
+@pytest.mark.parametrize("snippet", tuple(snippets("bash")), ids=lambda snippet: f"{snippet.page}-{snippet.number}")
+def test_each_command_exists_with_the_options_that_the_page_shows(snippet: Snippet) -> None:
+    """Make targets are in the Makefile, and our commands accept the options that are shown."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for line in snippet.code.splitlines():
+        words = line.split("#")[0].split()
+        if words[:1] == ["make"]:
+            assert re.search(rf"^{words[1]}:", makefile, re.MULTILINE), line
+        elif words[:1] == ["knapsaq"]:
+            shown = run(ROOT / "backend", "-m", "knapsaq.cli", *words[1:3], words[3], "--help")
+            for option in re.findall(r"--[a-z-]+", " ".join(words[4:])):
+                assert option in shown, f"{option} of {line}"
+        else:
+            assert words[0] in {"pip", "litestar", "docker"}, line
+
+
+def test_the_settings_table_is_complete() -> None:
+    """Each setting is in the manual with its default and its description, and no other is."""
+    manual = (ROOT / "QUEUE_SETUP.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(KNAPSAQ_[A-Z_]+)` \| `(.*?)` \| (.*?) \|$", manual, re.MULTILINE)
+    assert rows == [
+        (f"KNAPSAQ_{name.upper()}", shown_default(field.default), field.description)
+        for name, field in Settings.model_fields.items()
+    ]
+
+
+def shown_default(default: object) -> str:
+    """Return a default as somebody would write it into the environment; nothing for None."""
+    if isinstance(default, tuple):
+        return ",".join(default)
+    return "unset" if default is None else str(default)
+
+
+def test_the_option_tables_are_complete() -> None:
+    """Each option of @task is in the manual's table, and each of .using() in its sentence."""
+    manual = (ROOT / "QUEUE_SETUP.md").read_text(encoding="utf-8")
+    table = manual.split("Options of `@task`:")[1].split("A wrong option")[0]
+    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == list(CHECKS)
+    sentence = manual.split("`.using(...)` takes")[1].split(".\n")[0]
+    assert re.findall(r"`(\w+)`", sentence) == list(CALL_CHECKS)
+
+
+def test_every_link_inside_the_project_leads_somewhere() -> None:
+    """Files and headings that the pages link to exist."""
+    for page in PAGES:
+        text = (ROOT / page).read_text(encoding="utf-8")
+        anchors = {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in re.findall(r"^#+ (.*)$", text, re.M)}
+        for target in re.findall(r"\]\(([^)]+)\)", text):
+            if target.startswith("#"):
+                assert target[1:] in anchors, f"{page}: {target}"
+            elif "://" not in target:
+                assert (ROOT / target).exists(), f"{page}: {target}"
