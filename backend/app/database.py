@@ -15,6 +15,7 @@ from pathlib import Path
 
 from advanced_alchemy.base import orm_registry
 from advanced_alchemy.config import AsyncSessionConfig, EngineConfig, SQLAlchemyAsyncConfig
+from litestar.di import NamedDependency
 from sqlalchemy import event, make_url, text
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
@@ -98,9 +99,16 @@ async def session_scope() -> AsyncIterator[AsyncSession]:
         yield session
 
 
-async def provide_db_session() -> AsyncIterator[AsyncSession]:
+async def provide_database() -> AsyncIterator[Database]:
+    """Provide ``database``; with scope ``worker`` its connections are closed when the worker has ended."""
+    database = get_database()
+    yield database
+    await database.close()
+
+
+async def provide_db_session(database: NamedDependency[Database]) -> AsyncIterator[AsyncSession]:
     """Provide ``db_session`` to route handlers and tasks."""
-    async with get_database().session() as session:
+    async with database.session() as session:
         yield session
 
 

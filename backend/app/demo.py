@@ -15,11 +15,12 @@ import fcntl
 import shutil
 import sys
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import httpx
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.markup import escape
 from rich.status import Status
@@ -28,7 +29,6 @@ from rich.table import Column, Table
 from app.processes import (
     WORKER,
     Leashed,
-    Listener,
     Processes,
     api_command,
     cancelled_by_signals,
@@ -38,7 +38,8 @@ from app.processes import (
     smtp_command,
 )
 from app.story import REPORT_TO, Story, StoryError
-from knapsaq import KnapsaqError, Settings, connect
+from knapsaq import KnapsaqError
+from knapsaq.redis.embedded import EmbeddedBroker
 
 LONGEST_START = 30.0
 LONGEST_RUN = 60.0
@@ -47,7 +48,10 @@ INTERRUPTED = 128 + 2
 ENDED_WELL = (0, 128 + 15)
 """A process that was told to end with SIGTERM may say that it was."""
 
-console = Console(highlight=False)
+MARK = ".knapsaq-demo"
+"""The file by which a folder is known as the demo's, so that no other is ever emptied."""
+
+console = Console(highlight=False, soft_wrap=True)
 
 
 class DemoError(Exception):
@@ -64,6 +68,7 @@ class Demo:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.mails = folder / "mails"
+        self._broker = folder / "broker"
         self.port = free_port()
         self.smtp_port = free_port()
         self._began = time.monotonic()
@@ -80,10 +85,10 @@ class Demo:
         Raises:
             DemoError: It could not be run to its end.
         """
-        with _locked(self.folder.with_suffix(".lock"), self.tell) as lock, console.status("") as self._status:
-            await self._start_afresh()
-            with (self.folder / "output.log").open("w") as log:
-                story = await self._tell(lock, lambda name, line: print(f"{name:>6} | {line}", file=log, flush=True))
+        with console.status("") as self._status:
+            async with _locked(self.folder.with_suffix(".lock"), self.tell) as lock:
+                await asyncio.to_thread(self._start_afresh)
+                story = await self._tell(lock)
         self._print(story)
         return story.problems
 
@@ -93,24 +98,24 @@ class Demo:
         if self._status is not None:
             self._status.update(f"{step} ...")
 
-    async def _start_afresh(self) -> None:
+    def _start_afresh(self) -> None:
         """Empty the folder; a broker that a killed run left in it is taken over and stopped."""
-        settings = self._settings()
-        if settings.embedded_dir.exists():
-            async with connect(settings):
+        mark = self.folder / MARK
+        if self.folder.exists() and any(self.folder.iterdir()) and not mark.exists():
+            raise DemoError(f"{self.folder} holds files that are not the demo's; choose another --dir")
+        if self._broker.exists():
+            with EmbeddedBroker(self._broker):
                 pass
         shutil.rmtree(self.folder, ignore_errors=True)
         self.mails.mkdir(parents=True)
-
-    def _settings(self) -> Settings:
-        return Settings(broker_url="embedded", embedded_dir=self.folder / "broker", queues=("default",))
+        mark.touch()
 
     def _environment(self) -> dict[str, str]:
         return environment(
             KNAPSAQ_BROKER_URL="embedded",
-            KNAPSAQ_EMBEDDED_DIR=str(self._settings().embedded_dir),
+            KNAPSAQ_EMBEDDED_DIR=str(self._broker),
             KNAPSAQ_QUEUES="default",
-            KNAPSAQ_SHUTDOWN_GRACE="5",
+            KNAPSAQ_SHUTDOWN_GRACE="2",
             APP_DEBUG="true",
             APP_SANDBOX="true",
             APP_DATABASE_URL=f"sqlite+aiosqlite:///{self.folder / 'app.db'}",
@@ -120,10 +125,15 @@ class Demo:
             APP_PAYMENTS_URL=f"http://127.0.0.1:{self.port}/sandbox",
         )
 
-    async def _tell(self, lock: int, listener: Listener) -> Story:
+    def _keep(self, name: str, line: str) -> None:
+        """Keep one line of a process' output."""
+        with (self.folder / "output.log").open("a") as log:
+            log.write(f"{name:>6} | {line}\n")
+
+    async def _tell(self, lock: int) -> Story:
         env = self._environment()
         async with (
-            running(listener, GRACE, folder=self.folder, keep_open=(lock,)) as processes,
+            running(self._keep, GRACE, folder=self.folder, keep_open=(lock,)) as processes,
             httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", timeout=10) as http,
         ):
             self.tell("broker, mail sink, API and worker are started")
@@ -132,9 +142,9 @@ class Demo:
             await processes.start("worker", WORKER, env)
             story = Story(http, self.mails, self.tell)
             await _while_running(processes, _once_answering(http, story))
-            self.tell("everything is stopped")
+            self.tell("everything is told to stop")
             codes = await processes.stop()
-        if not _is_unlocked(self._settings().embedded_dir / "server.lock"):
+        if not _is_unlocked(self._broker / "server.lock"):
             story.problems.append("the broker is still running")
         story.problems += [
             f"{name} ended with exit code {code}" for name, code in codes.items() if code not in ENDED_WELL
@@ -146,17 +156,20 @@ class Demo:
         log = self.folder / "output.log"
         if log.exists():
             console.print(f"[dim]The end of {log}:[/]")
-            for line in log.read_text().splitlines()[-40:]:
-                console.print(line, markup=False, soft_wrap=True)
+            lines = [line for line in log.read_text().splitlines() if not line.endswith(" 200 OK")]
+            for line in lines[-40:]:
+                console.print(line, markup=False)
 
     def _print(self, story: Story) -> None:
-        jobs = Table("What", "Task", Column("Attempts", justify="right"), Column("Time", justify="right"), "Outcome")
-        for job in story.chapters:
+        jobs = Table(
+            "What", "Task", Column("Attempts", justify="right"), Column("Time", justify="right"), "Outcome", box=SIMPLE
+        )
+        for job in sorted(story.chapters, key=lambda chapter: chapter.number):
             jobs.add_row(job.what, job.task, str(job.attempts), f"{job.seconds:.2f} s", job.outcome)
-        mails = Table("Mail to", "Subject")
+        mails = Table("Mail to", "Subject", box=SIMPLE)
         for mail in story.received():
             mails.add_row(str(mail["To"]), str(mail["Subject"]))
-        console.print(jobs, mails)
+        console.print(jobs, mails, soft_wrap=False)
 
 
 async def _once_answering(http: httpx.AsyncClient, story: Story) -> None:
@@ -198,8 +211,8 @@ async def _while_running(processes: Processes, telling: Coroutine[Any, Any, None
         await asyncio.gather(task, *watched, return_exceptions=True)
 
 
-@contextlib.contextmanager
-def _locked(path: Path, tell: Callable[[str], None]) -> Iterator[int]:
+@contextlib.asynccontextmanager
+async def _locked(path: Path, tell: Callable[[str], None]) -> AsyncIterator[int]:
     """Hold a lock file, which the processes of the demo hold too: it is free when the last of them has ended."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
@@ -209,7 +222,7 @@ def _locked(path: Path, tell: Callable[[str], None]) -> Iterator[int]:
         while not _try_lock(file):
             if time.monotonic() > deadline:
                 raise DemoError(f"another demo runs in {path.parent}; wait for it, or choose another --dir")
-            time.sleep(0.1)
+            await asyncio.sleep(0.1)
         yield file.fileno()
 
 

@@ -62,8 +62,8 @@ async def develop(options: argparse.Namespace) -> None:
         show(
             "dev", f"API http://127.0.0.1:{options.port} (/schema, /saq), mails in {options.mail_dir}; Ctrl-C ends all"
         )
-        async for changes in awatch(BACKEND, watch_filter=PythonFilter()):
-            changed = sorted(str(Path(path).relative_to(BACKEND)) for _, path in changes)
+        async for changes in awatch(options.watch, watch_filter=PythonFilter()):
+            changed = sorted(Path(path).name for _, path in changes)
             show("dev", f"{', '.join(changed[:3])}{' and more' if len(changed) > 3 else ''} changed: starting again")  # noqa: PLR2004
             await processes.stop("worker", "api")
             await _start(processes, options.port, env)
@@ -75,6 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--port", type=int, default=8000, help="the API's port (8000)")
     parser.add_argument("--smtp-port", type=int, default=1025, help="the mail sink's port (1025)")
     parser.add_argument("--mail-dir", type=Path, default=Path(".knapsaq/mails"), help="where the mails go")
+    parser.add_argument("--watch", type=Path, default=BACKEND, help="the folder whose changes start it again")
     options = parser.parse_args(arguments)
     for option, port in (("--port", options.port), ("--smtp-port", options.smtp_port)):
         if not is_free(port):

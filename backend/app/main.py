@@ -6,17 +6,18 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from litestar import Litestar, get
-from litestar.di import NamedDependency, Provide
+from litestar.di import NamedDependency
+from litestar.logging import LoggingConfig
 from litestar.openapi import OpenAPIConfig
 from litestar_saq import TaskQueues
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.campaigns.routes import CampaignController
-from app.database import get_database, provide_db_session
+from app.database import get_database
 from app.jobs.routes import JobController, ScheduleController
 from app.payments.routes import PaymentController
-from app.problems import problem_details
+from app.problems import HANDLERS, problem_details
 from app.queue.config import plugin
 from app.sandbox import sandbox_router
 from app.settings import AppSettings, get_settings
@@ -62,10 +63,12 @@ def create_app(settings: AppSettings | None = None) -> Litestar:
             *development,
             *sandbox,
         ],
-        dependencies={"db_session": Provide(provide_db_session)},
+        exception_handlers={**HANDLERS},
         lifespan=[database_lifespan],
         plugins=[problem_details(), plugin],
         openapi_config=OpenAPIConfig(title="Knapsaq's reference application", version="1"),
+        # What a client did wrong is in its answer; only our own faults are worth a traceback in the log.
+        logging_config=LoggingConfig(log_exceptions="always", disable_stack_trace={*range(400, 500), *HANDLERS}),
         debug=settings.debug,
     )
 

@@ -13,7 +13,6 @@ import os
 import signal
 import socket
 import sys
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -21,7 +20,6 @@ from app import leash
 
 BACKEND = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
-REMEMBERED_LINES = 40
 LONGEST_LINE = 1_048_576
 
 WORKER = (str(BIN / "knapsaq"), "-A", "app.queue.config", "worker")
@@ -66,11 +64,10 @@ def free_port() -> int:
 
 
 class Leashed:
-    """A running process and the last of its output."""
+    """A running process behind a leash."""
 
     def __init__(self, name: str, process: asyncio.subprocess.Process, listener: Listener) -> None:
         self.name = name
-        self.lines: deque[str] = deque(maxlen=REMEMBERED_LINES)
         self._process = process
         self._is_stopped = False
         self._reader = asyncio.create_task(self._read(listener))
@@ -109,8 +106,8 @@ class Leashed:
     async def wait(self) -> int:
         """Wait until it has ended by itself and return its exit code."""
         code = await self._process.wait()
-        # Whatever the command left behind in its session goes with it.
-        with contextlib.suppress(ProcessLookupError):
+        # Whatever the command left behind in its session goes with it; macOS says EPERM where nobody is left.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
         # The output ends with the last process that holds its pipe, which a server started on demand may outlive.
         await asyncio.wait({self._reader}, timeout=1)
@@ -127,9 +124,7 @@ class Leashed:
     async def _read(self, listener: Listener) -> None:
         stream = self._process.stdout
         while stream is not None and (line := await stream.readline()):
-            text = line.decode(errors="replace").rstrip()
-            self.lines.append(text)
-            listener(self.name, text)
+            listener(self.name, line.decode(errors="replace").rstrip())
         code = await self._process.wait()
         if not self._is_stopped:
             listener(self.name, f"ended by itself with exit code {code}")

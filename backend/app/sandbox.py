@@ -24,8 +24,7 @@ from typing import Annotated
 
 from litestar import Controller, Response, Router, get, post
 from litestar.di import NamedDependency, Provide
-from litestar.exceptions import HTTPException
-from litestar.params import HeaderParameter
+from litestar.params import HeaderParameter, JSONBody
 from litestar.status_codes import (
     HTTP_201_CREATED,
     HTTP_402_PAYMENT_REQUIRED,
@@ -48,6 +47,9 @@ class Card(enum.StrEnum):
     SLOW = "tok_slow"
 
 
+CARDS = tuple(card.value for card in Card)
+
+
 class ChargeRequest(Struct, forbid_unknown_fields=True):
     """What is to be charged to which card."""
 
@@ -63,6 +65,12 @@ class Charge(Struct):
     idempotency_key: str
     amount_cents: int
     currency: str
+
+
+class Refusal(Struct):
+    """Why no charge was made."""
+
+    detail: str
 
 
 class Sandbox:
@@ -94,16 +102,25 @@ class SandboxController(Controller):
     @post()
     async def charge(
         self,
-        data: ChargeRequest,
+        data: JSONBody[ChargeRequest],
         key: Annotated[str, HeaderParameter(name="Idempotency-Key")],
         sandbox: NamedDependency[Sandbox],
-    ) -> Response[Charge]:
+    ) -> Response[Charge | Refusal]:
         """Charge a card, or have the fault that its token names."""
-        card, times = _read_token(data.card_token)
+        name, _, times = data.card_token.partition(":")
+        if name not in CARDS or not (times.isdecimal() or not times):
+            known = ", ".join(CARDS)
+            return _refusal(HTTP_422_UNPROCESSABLE_ENTITY, f"no such card: {data.card_token}; there are: {known}")
+        card = Card(name)
         if card is Card.DECLINED:
-            raise HTTPException("insufficient funds", status_code=HTTP_402_PAYMENT_REQUIRED)
-        if card is not Card.OK and sandbox.has_fault_left(key, times):
-            await _have_fault(card, sandbox, key, data)
+            return _refusal(HTTP_402_PAYMENT_REQUIRED, "insufficient funds")
+        if card is not Card.OK and sandbox.has_fault_left(key, int(times or 1)):
+            if card is Card.RATE_LIMITED:
+                return _refusal(HTTP_429_TOO_MANY_REQUESTS, "slow down", {"Retry-After": "1"})
+            if card is Card.UNAVAILABLE:
+                return _refusal(HTTP_500_INTERNAL_SERVER_ERROR, "out of order")
+            sandbox.charge(key, data)
+            await asyncio.sleep(get_settings().payments_timeout + 0.5)
         return Response(sandbox.charge(key, data), status_code=HTTP_201_CREATED)
 
     @get()
@@ -122,21 +139,5 @@ def sandbox_router() -> Router:
     )
 
 
-def _read_token(text: str) -> tuple[Card, int]:
-    """Return the card that a token names, and how often it has its fault."""
-    name, _, times = text.partition(":")
-    try:
-        return Card(name), int(times or 1)
-    except ValueError:
-        raise HTTPException(
-            f"no such card: {text}; there are: {', '.join(Card)}", status_code=HTTP_422_UNPROCESSABLE_ENTITY
-        ) from None
-
-
-async def _have_fault(card: Card, sandbox: Sandbox, key: str, request: ChargeRequest) -> None:
-    if card is Card.RATE_LIMITED:
-        raise HTTPException("slow down", status_code=HTTP_429_TOO_MANY_REQUESTS, headers={"Retry-After": "1"})
-    if card is Card.UNAVAILABLE:
-        raise HTTPException("out of order", status_code=HTTP_500_INTERNAL_SERVER_ERROR)
-    sandbox.charge(key, request)
-    await asyncio.sleep(get_settings().payments_timeout + 0.5)
+def _refusal(status: int, detail: str, headers: dict[str, str] | None = None) -> Response[Charge | Refusal]:
+    return Response(Refusal(detail), status_code=status, headers=headers)

@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from email.message import EmailMessage
 from http import HTTPStatus
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,9 @@ LONGEST_STEP = 25.0
 
 PAYMENTS: tuple[tuple[str, str, int, dict[str, Any]], ...] = (
     ("Payment", "tok_ok", 1, {"status": "charged"}),
-    ("Payment, provider says 429", "tok_rate_limited", 2, {"status": "charged"}),
-    ("Payment, provider says 500", "tok_unavailable", 2, {"status": "charged"}),
-    ("Payment, card is declined", "tok_declined", 1, {"status": "declined", "reason": "insufficient funds"}),
+    ("Payment after a 429", "tok_rate_limited", 2, {"status": "charged"}),
+    ("Payment after a 500", "tok_unavailable", 2, {"status": "charged"}),
+    ("Payment declined", "tok_declined", 1, {"status": "declined"}),
 )
 """What it shows, the card, the attempts that it takes and what the result holds."""
 
@@ -43,8 +44,9 @@ class StoryError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Chapter:
-    """One job as it went."""
+    """One job as it went; ``number`` counts them as they were begun."""
 
+    number: int
     what: str
     task: str
     attempts: int
@@ -69,6 +71,7 @@ class Story:
     tell: Tell
     chapters: list[Chapter] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    _numbers: Iterator[int] = field(default_factory=count)
 
     async def run(self) -> None:
         """Tell it from beginning to end.
@@ -81,7 +84,7 @@ class Story:
         self.tell("they verify their addresses with the codes they were mailed")
         await asyncio.gather(*(self._verify(user) for user in users))
         self.tell("payments are charged, a campaign goes out, and the weekly report is run by hand")
-        report = self._job("Weekly report, run by hand", "/schedules/weekly_report/run", None, {"sent": 1})
+        report = self._job("Weekly report by hand", "/schedules/weekly_report/run", None, {"sent": 1})
         await asyncio.gather(
             *(self._pay(users[0]["id"], *payment) for payment in PAYMENTS), self._campaign(len(users)), report
         )
@@ -127,6 +130,7 @@ class Story:
         self, what: str, url: str, body: dict[str, Any] | None, result: dict[str, Any], attempts: int = 1
     ) -> dict[str, Any]:
         """Have a job queued, wait for its end and compare; return the first answer."""
+        number = next(self._numbers)
         answer = await self._ask("POST", url, body)
         ticket = answer.get("job", answer)
 
@@ -136,12 +140,13 @@ class Story:
 
         job = await _until(f"job {ticket['key']} of {ticket['task']} has ended", ended)
         returned = job["result"] if isinstance(job["result"], dict) else {}
-        shown = ", ".join(f"{name}: {returned.get(name)}" for name in result) if returned else job["error"]
-        self.chapters.append(Chapter(what, job["task"], job["attempts"], job["seconds"], f"{job['status']}, {shown}"))
-        seen = (job["status"], job["attempts"], {name: returned.get(name) for name in result})
-        if seen != ("complete", attempts, result):
-            wanted = f"complete, {attempts} attempts, {result}"
-            self.problems.append(f"{what}: expected {wanted}; saw {seen[0]}, {seen[1]} attempts, {shown}")
+        seen = {name: returned.get(name) for name in result}
+        shown = _in_words(seen) if returned else f"{job['status']}: {job['error']}"
+        self.chapters.append(Chapter(number, what, job["task"], job["attempts"], job["seconds"], shown))
+        if (job["status"], job["attempts"], seen) != ("complete", attempts, result):
+            self.problems.append(
+                f"{what}: expected {_in_words(result)} in {attempts} attempts; saw {shown} in {job['attempts']}"
+            )
         return answer
 
     async def _ask(self, method: str, url: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -166,6 +171,10 @@ class Story:
         seen = Counter(str(mail["To"]) for mail in self.received())
         if seen != wanted:
             self.problems.append(f"mails received: {dict(seen)}; expected {dict(wanted)}")
+
+
+def _in_words(result: Mapping[str, Any]) -> str:
+    return ", ".join(str(value) if isinstance(value, str) else f"{name}: {value}" for name, value in result.items())
 
 
 async def _until(what: str, look: Callable[[], Awaitable[dict[str, Any] | None]]) -> dict[str, Any]:

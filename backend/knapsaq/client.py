@@ -79,8 +79,12 @@ async def connect(
         try:
             await check_broker(redis, url)
             client = Client(redis, settings, registry, clock)
-            with registry.bound(client):
-                yield client
+            try:
+                with registry.bound(client):
+                    yield client
+            finally:
+                for queue in client.queues.values():
+                    await queue.disconnect()
         finally:
             await redis.aclose()
     finally:

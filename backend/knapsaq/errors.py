@@ -16,12 +16,12 @@
     ├── NotConnectedError           .enqueue() outside a connection
     ├── BrokerError                 Redis cannot be reached, started or used
     ├── WorkerError                 a worker cannot start or be controlled
+    ├── TaskTimeoutError            an attempt ran over its limit; raised inside the worker
     └── JobError                    what waiting for a job can end with
         ├── JobFailedError
         ├── JobRevokedError
         ├── JobMissingError
         └── ResultError             the job is done, its result is not to be had
-            └── TaskTimeoutError is separate: it is raised inside the worker
 
 Each error carries its facts as attributes, takes them as positional arguments
 (so that it pickles), and says what was wrong, what was given and what to do.

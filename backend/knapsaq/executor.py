@@ -80,7 +80,9 @@ class Executor:
             return Aborted(f"discarded: {signal.reason}")
         except NEVER_RETRIED as error:
             return Failed(_text(error))
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a task raises is its own outcome
+        except (asyncio.CancelledError, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # noqa: BLE001 - whatever a task raises is its own outcome
             return self._failed(task, job, error)
 
     async def _attempt(self, task: Task[..., Any, Any] | None, job: Job[Any], ctx: Context) -> Any:

@@ -117,6 +117,8 @@ class Job(SaqJob, Generic[R]):
 
     async def retry(self, error: str | None = None) -> None:
         """Run an ended job again, from its first attempt; nothing happens to one that has not ended."""
+        if self.ended:
+            self.attempts, self.result = 0, None
         await super().retry(error)
 
     @property

@@ -19,6 +19,7 @@ from typing import Any
 
 import redis
 from redis.asyncio import Redis
+from redis.asyncio.connection import SSLConnection, UnixDomainSocketConnection
 from redis.exceptions import NoScriptError, RedisError
 
 from knapsaq import events
@@ -85,8 +86,11 @@ class LeaseKeeper(threading.Thread):
             self.join()
         try:
             keys = self._queue.keys
+            if self._redis.exists(keys.claims(self._worker)):
+                return  # jobs whose outcome Redis does not have; they are handed back when the lease has run out
             self._redis.zrem(keys.leases, self._worker)
-            self._redis.delete(keys.saq_sweep_lock, keys.saq_schedule_lock)
+            if not self._redis.exists(keys.leases):
+                self._redis.delete(keys.saq_sweep_lock, keys.saq_schedule_lock)
         except (RedisError, OSError):
             pass  # it runs out by itself
         finally:
@@ -101,11 +105,11 @@ def _blocking_client(client: Redis) -> redis.Redis:
         for name, value in pool.connection_kwargs.items()
         if name in SHARED_OPTIONS or name.startswith("ssl_")
     }
-    kinds: dict[str, type[Any]] = {
-        "SSLConnection": redis.SSLConnection,
-        "UnixDomainSocketConnection": redis.UnixDomainSocketConnection,
-    }
-    kind = kinds.get(pool.connection_class.__name__, redis.Connection)
+    kind: type[Any] = redis.Connection
+    if issubclass(pool.connection_class, SSLConnection):
+        kind = redis.SSLConnection
+    elif issubclass(pool.connection_class, UnixDomainSocketConnection):
+        kind = redis.UnixDomainSocketConnection
     return redis.Redis(connection_pool=redis.ConnectionPool(connection_class=kind, socket_timeout=2.0, **options))
 
 

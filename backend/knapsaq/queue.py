@@ -16,15 +16,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from contextvars import ContextVar
 from typing import Any, NamedTuple, cast
 
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 from saq.job import TERMINAL_STATUSES, Status
 from saq.job import Job as SaqJob
 from saq.queue.base import JobError as SaqJobError
 
 from knapsaq import events
+from knapsaq.batching import Batcher
 from knapsaq.claims import ClaimingQueue
 from knapsaq.errors import InvalidArgumentsError, JobMissingError, PayloadTooLargeError, UnknownTaskError
 from knapsaq.job import FIELDS, Job, check_fields
@@ -32,18 +36,24 @@ from knapsaq.options import CallOptions
 from knapsaq.redis import scripts
 from knapsaq.redis.connection import broker_errors, open_redis
 from knapsaq.timing import now_ms
+from knapsaq.waiting import Pushes
 
-ENQUEUED_A_CALL = 500
-FIRST_LOOK, LONGEST_LOOK = 0.002, 0.1  # seconds between two looks at a job that somebody waits for
+STORED_A_CALL = 500
+READ_A_CALL = 1000
+LOOK_SECONDS = 10.0  # until a waiter looks for itself, should a push have been lost
+LOOK_PAUSE = 0.5  # seconds between two attempts to reach Redis
+
+
+_batches: ContextVar[tuple[tuple[Queue, list[SaqJob]], ...]] = ContextVar("batches", default=())
+"""The open ``Queue.batch()`` blocks of the running code, and the jobs that were accepted in each."""
 
 
 class _Request(NamedTuple):
-    """A job on its way to Redis, and where its caller waits for the answer."""
+    """A job on its way to Redis."""
 
     job: SaqJob
     payload: bytes | str
     once: bool
-    accepted: asyncio.Future[bool]
 
 
 class Queue(ClaimingQueue):
@@ -60,8 +70,9 @@ class Queue(ClaimingQueue):
 
     def __init__(self, redis: Redis, name: str = "default", **options: Any) -> None:
         super().__init__(redis, name, **options)
-        self._waiting: list[_Request] = []
-        self._sending: set[asyncio.Task[None]] = set()
+        self._storing = Batcher(self._store, STORED_A_CALL)
+        self._reading = Batcher(self._read, READ_A_CALL)
+        self._pushes = Pushes(self.redis)
 
     @classmethod
     def from_url(cls, url: str, **options: Any) -> Queue:
@@ -111,20 +122,27 @@ class Queue(ClaimingQueue):
             limits["ttl"] = self.settings.result_ttl
         if self._before_enqueues:
             await self._before_enqueue(job)
-        request = _Request(job, self._payload(job), once, asyncio.get_running_loop().create_future())
-        self._waiting.append(request)
-        if len(self._waiting) > 1:
-            return await request.accepted
+        accepted = await self._storing.ask(_Request(job, self._payload(job), once))
+        for queue, jobs in _batches.get() if accepted else ():
+            if queue is self:
+                jobs.append(job)
+        return accepted
+
+    @asynccontextmanager
+    async def batch(self) -> AsyncIterator[None]:
+        """Abort the jobs that were accepted within the block, if it raises or is cancelled.
+
+        Jobs that others enqueue meanwhile are not concerned; those of tasks that were started in the block are.
+        """
+        jobs: list[SaqJob] = []
+        token = _batches.set((*_batches.get(), (self, jobs)))
         try:
-            await asyncio.sleep(0)  # whoever enqueues in this turn of the loop travels along
-        except asyncio.CancelledError:
-            request.accepted.cancel()
+            yield
+        except BaseException:
+            await asyncio.gather(*(self.abort(job, "cancelled") for job in jobs), return_exceptions=True)
             raise
         finally:
-            batch, self._waiting = [one for one in self._waiting if not one.accepted.cancelled()], []
-            if batch != [request]:
-                self._send(batch)
-        return (await self._store(batch))[0] if len(batch) == 1 else await request.accepted
+            _batches.reset(token)
 
     async def submit(self, job: Job[Any]) -> Job[Any]:
         """Store a job, or return the one that has its key and has not ended."""
@@ -150,27 +168,8 @@ class Queue(ClaimingQueue):
             setattr(job, key, value)
         return job
 
-    def _send(self, batch: list[_Request]) -> None:
-        """Send the requests of several callers, so that none of them, cancelled, takes the others along."""
-        for start in range(0, len(batch), ENQUEUED_A_CALL):
-            sending = asyncio.create_task(self._answer(batch[start : start + ENQUEUED_A_CALL]))
-            self._sending.add(sending)
-            sending.add_done_callback(self._sending.discard)
-
-    async def _answer(self, batch: list[_Request]) -> None:
-        try:
-            answers = await self._store(batch)
-        except BaseException as error:  # noqa: BLE001 - each caller gets it, cancellation too
-            for request in batch:
-                if not request.accepted.done():
-                    request.accepted.set_exception(error)
-            return
-        for request, answer in zip(batch, answers, strict=True):
-            if not request.accepted.done():
-                request.accepted.set_result(answer)
-
-    async def _store(self, batch: list[_Request]) -> list[bool]:
-        keys = [self.keys.incomplete, self.keys.queued]
+    async def _store(self, batch: Sequence[_Request]) -> list[bool]:
+        keys = [self.keys.incomplete, self.keys.queued, self.keys.aborts]
         args: list[scripts.Argument] = [self.keys.wake]
         for request in batch:
             keys += (request.job.id, request.job.abort_id)
@@ -207,25 +206,38 @@ class Queue(ClaimingQueue):
         job.status, job.error, job.completed = (Status.ABORTING, error, 0) if answer == b"aborting" else before
 
     async def _retry(self, job: SaqJob, error: str | None) -> None:  # noqa: ARG002 - SAQ's signature
-        delay = job.next_retry_delay()
+        delay = 0 if job.attempts == 0 else job.next_retry_delay()
         score = time.time() + delay if delay else 0
         keys = self.keys
+        claims = [keys.claims(worker.decode()) for worker in await self.redis.zrange(keys.leases, 0, -1)]
         await scripts.retry(
-            self.redis, [keys.queued, keys.active, keys.incomplete, job.id], [self.serialize(job), score]
+            self.redis,
+            [keys.queued, keys.active, keys.incomplete, keys.aborts, job.id, *claims],
+            [self.serialize(job), score],
         )
 
     async def _update(self, job: SaqJob, status: Status | None = None, **kwargs: Any) -> None:  # noqa: ARG002
+        # Only a copy that knows the end may be written over it: any other lacks the result.
+        knows_end = job.status in TERMINAL_STATUSES
         if status is None:
             stored = await self.job(job.key)
             status = stored.status if stored else None
         job.status = status or job.status
-        ended = int(job.status in TERMINAL_STATUSES)
+        ended = int(knows_end and job.status in TERMINAL_STATUSES)
         args = [self.serialize(job), ended, job.status.value]
         await scripts.update(self.redis, [self.keys.incomplete, job.id], args)
 
     async def job(self, job_key: str) -> Job[Any] | None:
         """Return the job of that key as Redis has it now, or None."""
-        return cast("Job[Any] | None", await super().job(job_key))
+        return self.deserialize(await self._reading.ask(self.job_id(job_key)))
+
+    async def _read(self, job_ids: Sequence[str]) -> Sequence[bytes | None]:
+        return cast("Sequence[bytes | None]", await self.redis.mget(job_ids))
+
+    async def disconnect(self) -> None:
+        """Close the connections."""
+        await self._pushes.close()
+        await super().disconnect()
 
     async def jobs(self, job_keys: Iterable[str]) -> list[Job[Any] | None]:  # type: ignore[override]
         """Return the jobs of these keys, with None for each that is not there."""
@@ -240,16 +252,27 @@ class Queue(ClaimingQueue):
             JobMissingError: It is not in Redis any more.
         """
         async with asyncio.timeout(timeout):
-            pause = FIRST_LOOK
-            while True:
-                stored = await self.job(job.key)
-                if stored is None:
-                    raise JobMissingError(job.function, job.key, "its record is gone; keep it longer with ttl")
-                job.replace(stored)
-                if stored.ended:
-                    return
-                await asyncio.sleep(pause)
-                pause = min(pause * 1.5, LONGEST_LOOK)
+            while not await self._ended(job):  # noqa: ASYNC110 - an outage has no event to wait for
+                # Redis is away; the job is not lost for that.
+                await asyncio.sleep(LOOK_PAUSE)
+
+    async def _ended(self, job: Job[Any]) -> bool:
+        """Return when the job has ended; False if Redis went away meanwhile."""
+        try:
+            async with self._pushes.on(job.id) as news:
+                while True:
+                    news.clear()
+                    stored = await self.job(job.key)
+                    if stored is None:
+                        raise JobMissingError(job.function, job.key, "its record is gone; keep it longer with ttl")
+                    job.replace(stored)
+                    if stored.ended:
+                        return True
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(LOOK_SECONDS):
+                            await news.wait()
+        except (RedisError, OSError):
+            return False
 
     def decode_result(self, job: Job[Any]) -> Any:
         """Return the job's result as the task's annotated type; as it is stored where the task is not known here."""

@@ -144,6 +144,8 @@ async def _serve(plan: WorkerPlan, parent: int | None) -> None:
     if parent is not None:
         loop.add_reader(parent, on_orphaned)
     async with connect(plan.settings, registry=plan.registry) as client:
+        if stop.is_set():
+            return  # told to stop while it connected
         await run_workers(client, stop, queues=plan.queues, concurrency=plan.concurrency, hurry=hurry)
 
 
@@ -255,11 +257,12 @@ class Supervisor:
             self._news.set()
             logger.info("stopping %s worker processes; they have %.3g s", len(self._children), self._grace)
             asyncio.get_running_loop().call_later(self._grace, lambda: self._kill(tuple(self._children)))
-        if self._orders <= 2:  # noqa: PLR2004 - to stop, then to hurry
-            for child in self._children:
-                _signal(child)
+        elif self._orders == 2:  # noqa: PLR2004 - the second order
+            logger.info("hurrying %s worker processes", len(self._children))
         else:
             self._kill(tuple(self._children))
+        for child in self._children:
+            _signal(child)
 
     async def _keep_one(self, pipe: int) -> None:
         """Keep one process running."""
@@ -327,6 +330,7 @@ class Supervisor:
     async def _watch(self) -> None:
         import watchfiles  # noqa: PLC0415 - only --reload needs it
 
+        logging.getLogger("watchfiles").setLevel(logging.WARNING)
         here = Path.cwd()
         async for changes in watchfiles.awatch(here, watch_filter=watchfiles.PythonFilter()):
             paths = sorted(path.removeprefix(f"{here}/") for _, path in changes)

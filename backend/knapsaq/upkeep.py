@@ -6,15 +6,17 @@ Each duty is a small class with one ``run_once()``; the worker calls it on a tim
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 from typing import Any, cast
 
+from croniter import croniter
 from redis.exceptions import RedisError
-from saq.job import Status
+from saq.job import CronJob, Status
 
 from knapsaq import events
+from knapsaq.batching import being_cancelled
 from knapsaq.codec import to_json_types
 from knapsaq.job import Job
 from knapsaq.options import CallOptions
@@ -52,12 +54,6 @@ async def repeat(name: str, duty: Callable[[], Awaitable[Any]], pause: float) ->
             await asyncio.sleep(min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (failed - 1)) if failed else pause)
 
 
-def being_cancelled() -> bool:
-    """Tell whether this task was told to end; redis-py may turn the order into an error of its own."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
-
-
 class Rescuer:
     """Hands back the jobs of workers whose lease has run out."""
 
@@ -86,7 +82,8 @@ class Sweeper:
     """Looks after active jobs that none of our workers has claimed: those of plain SAQ workers.
 
     One that is over its timeout or heartbeat is run again if it has attempts left, else ended. One without a start
-    stamp was taken by a worker that died in the same moment; seen twice, it is put back.
+    stamp was taken by a worker that died in the same moment, and is put back. Both have to be seen in two sweeps, as
+    a job that is rescued during a sweep looks like this for a moment.
     """
 
     def __init__(self, queue: Queue) -> None:
@@ -101,8 +98,11 @@ class Sweeper:
         for worker in await redis.zrange(keys.leases, 0, -1):
             claimed.update(await redis.hkeys(keys.claims(worker.decode())))
         orphans = [job_id for job_id in active if job_id not in claimed]
-        self._seen = {job_id: self._seen.get(job_id, now_ms()) for job_id in orphans}
-        return [job_id.decode() for job_id in orphans if await self._sweep(job_id)]
+        known, self._seen = self._seen, {job_id: self._seen.get(job_id, self._now()) for job_id in orphans}
+        return [job_id.decode() for job_id in orphans if job_id in known and await self._sweep(job_id)]
+
+    def _now(self) -> int:
+        return self._queue.clock() if self._queue.clock else now_ms()
 
     async def _sweep(self, job_id: bytes) -> bool:
         queue = self._queue
@@ -112,14 +112,17 @@ class Sweeper:
             async with queue.redis.pipeline(transaction=True) as pipe:
                 pipe.lrem(queue.keys.active, 0, job_id.decode())
                 pipe.zrem(queue.keys.incomplete, job_id)
+                if queue.settings.result_ttl:
+                    pipe.expire(job_id, queue.settings.result_ttl)
                 await pipe.execute()
             return True
-        lost = job.status is Status.QUEUED and now_ms() - self._seen[job_id] > UNCLAIMED_SECONDS * 1000
-        if job.stuck and not job.retryable:
+        lost = job.status is Status.QUEUED and self._now() - self._seen[job_id] > UNCLAIMED_SECONDS * 1000
+        stuck = job.stuck
+        if stuck and not job.retryable:
             await queue.finish(job, Status.ABORTED, error=queue.swept_error_message)
-        elif job.stuck or lost:
+        elif stuck or lost:
             await queue.retry(job, queue.swept_error_message)
-        return bool(job.stuck or lost)
+        return stuck or lost
 
 
 @dataclass(slots=True)
@@ -129,6 +132,43 @@ class _Fire:
     task: Task[..., Any, Any]
     schedule: Schedule
     due: int
+
+
+class CronJobs:
+    """Queues SAQ's ``CronJob``: a unique one when the last of it has ended, any other once for each due time.
+
+    Args:
+        queue: The queue.
+        cron_jobs: What ``Worker(cron_jobs=...)`` was given.
+        zone: The time zone of the expressions.
+    """
+
+    def __init__(self, queue: Queue, cron_jobs: Collection[CronJob[Any]], zone: tzinfo) -> None:
+        self._queue = queue
+        self._zone = zone
+        self._cron_jobs = tuple(cron_jobs)
+        self._queued = [0] * len(self._cron_jobs)
+
+    async def run_once(self) -> None:
+        """Queue the next job of each that has none; together they cost one call."""
+        await asyncio.gather(*(self._queue_next(place, cron) for place, cron in enumerate(self._cron_jobs)))
+
+    async def _queue_next(self, place: int, cron: CronJob[Any]) -> None:
+        now = self._queue.clock() if self._queue.clock else now_ms()
+        due = int(croniter(cron.cron, from_ms(now).astimezone(self._zone)).get_next(float))
+        if self._queued[place] == due:
+            return
+        name = cron.function.__qualname__
+        given = {name: getattr(cron, name) for name in ("timeout", "heartbeat", "retries", "ttl", "kwargs")}
+        fields = {name: value for name, value in given.items() if value is not None}
+        job: Job[Any] = Job(
+            function=name,
+            key=f"cron:{name}" if cron.unique else f"cron:{name}:{due}",
+            scheduled=due,
+            **{"timeout": None, "ttl": None, **fields},
+        )
+        if await self._queue.accept(job, once=not cron.unique) or not cron.unique:
+            self._queued[place] = due
 
 
 class Scheduler:

@@ -10,8 +10,8 @@ import asyncio
 
 from redis.exceptions import RedisError
 
+from knapsaq.batching import being_cancelled
 from knapsaq.queue import Queue
-from knapsaq.upkeep import being_cancelled
 
 BLOCK_SECONDS = 5
 """How long an idle worker waits for a push before it looks for itself, as a job that SAQ delays tells nobody."""
@@ -33,10 +33,11 @@ class Wakeup:
 
     async def listen(self) -> None:
         """Hear of new due times and aborts, until cancelled."""
+        # The answer to `subscribe` sets the signal too: what was said before the line was up has to be looked for.
         async with self._queue.redis.pubsub() as pubsub:
             await pubsub.subscribe(self._queue.keys.wake)
             while True:
-                if await pubsub.get_message(ignore_subscribe_messages=True, timeout=BLOCK_SECONDS):
+                if await pubsub.get_message(timeout=BLOCK_SECONDS):
                     self._signal.set()
 
     def watch(self) -> None:

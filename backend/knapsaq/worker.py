@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from redis.exceptions import RedisError
+from saq.job import Status
 from saq.queue import Queue as SaqQueue
 from saq.worker import Worker as SaqWorker
 from saq.worker import ensure_coroutine_function_many
@@ -37,8 +38,8 @@ from knapsaq.queue import Queue
 from knapsaq.registry import Registry
 from knapsaq.settings import Settings
 from knapsaq.timing import now_ms
-from knapsaq.upkeep import Rescuer, Scheduler, Sweeper, repeat
-from knapsaq.wakeup import Wakeup
+from knapsaq.upkeep import CronJobs, Rescuer, Scheduler, Sweeper, repeat
+from knapsaq.wakeup import BLOCK_SECONDS, Wakeup
 
 CLAIMED_A_CALL = 500
 CRASH_LIMIT = 3
@@ -54,6 +55,14 @@ class _Running:
     task: asyncio.Task[None]
     ends_as: Outcome | None = None
     stamped: bool = False
+    begun: bool = False
+
+    def interrupt(self, outcome: Outcome) -> None:
+        """Cancel it, unless somebody has; a task that was cancelled before its first step would never tell its end."""
+        if self.ends_as is None:
+            self.ends_as = outcome
+            if self.begun:
+                self.task.cancel()
 
 
 class Worker(SaqWorker[Any]):
@@ -104,7 +113,9 @@ class Worker(SaqWorker[Any]):
         self._expired = asyncio.Event()
         self._ended = asyncio.Event()
         self._ended.set()
-        self._away = False
+        self._away = self._doubtful = False
+        self._hooks: set[asyncio.Task[None]] = set()
+        self._deadlines: list[asyncio.TimerHandle] = []
         self._pause_seconds = FIRST_PAUSE
         self._burst_left = self.max_burst_jobs if self.burst else None
         grace = self._shutdown_grace_period_s
@@ -142,7 +153,8 @@ class Worker(SaqWorker[Any]):
 
     async def stop(self) -> None:
         """Take no more jobs, give the running ones the grace period, put back the rest; return when that is done."""
-        self.request_stop()
+        if not self.event.is_set():
+            self.request_stop()
         await self._ended.wait()
 
     def request_stop(self) -> None:
@@ -155,13 +167,20 @@ class Worker(SaqWorker[Any]):
         events.worker_stopping(self.id, len(self._running), self.grace)
         if self._running:
             loop = asyncio.get_running_loop()
-            loop.call_later(self.grace, self._release_running)
-            loop.call_later(self.grace + self._cancellation_hard_deadline_s, self._give_up_running)
+            hard = self.grace + self._cancellation_hard_deadline_s
+            self._deadlines += (
+                loop.call_later(self.grace, self._release_running),
+                loop.call_later(hard, self._give_up_running),
+            )
 
     async def _close(self, duties: list[asyncio.Task[None]], keeper: LeaseKeeper) -> None:
+        for timer in self._deadlines:
+            timer.cancel()
         for duty in duties:
             duty.cancel()
         await asyncio.gather(*duties, return_exceptions=True)
+        if self._hooks:
+            await asyncio.wait(self._hooks, timeout=self.grace)
         await self._wakeup.close()
         await asyncio.to_thread(keeper.stop)
         await self._injector.close()
@@ -173,15 +192,12 @@ class Worker(SaqWorker[Any]):
     # --- The loop
 
     async def _work(self) -> None:
-        while not (self.event.is_set() and not self._running and not self._outbox):
+        while not (self.event.is_set() and not self._running and not self._outbox and not self._doubtful):
             self._signal.clear()
             room = 0 if self.event.is_set() else self.concurrency - len(self._running)
             if self._burst_left is not None:
                 room = min(room, self._burst_left)
             settlements, self._outbox = self._outbox + self._stamps(), []
-            if not settlements and not room:
-                await self._signal.wait()
-                continue
             step = await self._advance(settlements, min(room, CLAIMED_A_CALL))
             if step is None:
                 continue
@@ -197,13 +213,14 @@ class Worker(SaqWorker[Any]):
 
     async def _rest(self, step: Advance, *, drained: bool) -> None:
         """Wait until there is something to do."""
-        if drained and self.burst and not self._running:
+        if self.burst and not self._running and (drained or self._burst_left == 0) and not self.event.is_set():
             self.request_stop()
+        if self.event.is_set() and not self._running:
             return
         if drained and not self.event.is_set():
             self._wakeup.watch()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(step.wait if drained else None):
+            async with asyncio.timeout(step.wait if drained else BLOCK_SECONDS):
                 await self._signal.wait()
 
     async def _advance(self, settlements: list[Settlement], want: int) -> Advance | None:
@@ -213,10 +230,13 @@ class Worker(SaqWorker[Any]):
             if self._away:
                 events.broker_back(f"worker {self.id}")
                 self._away = False
-                await self._put_back_unknown()
-        except (RedisError, OSError) as error:
-            kept = [settlement for settlement in settlements if settlement.verb != "stamp"]
-            self._outbox = kept + self._outbox
+            if self._doubtful:
+                await self._put_back_unknown(step)
+                self._doubtful = False
+        except BaseException as error:
+            self._keep(settlements)
+            if not isinstance(error, (RedisError, OSError)):
+                raise
             await self._pause(error)
             return None
         self._pause_seconds = FIRST_PAUSE
@@ -225,18 +245,28 @@ class Worker(SaqWorker[Any]):
                 events.claim_lost(settlement.job_id)
         return step
 
+    def _keep(self, settlements: list[Settlement]) -> None:
+        """Keep what may not have been written; the same call may have claimed jobs that we have not heard of."""
+        self._doubtful = True
+        self._outbox = [settlement for settlement in settlements if settlement.verb != "stamp"] + self._outbox
+        for settlement in settlements:
+            if settlement.verb == "stamp" and settlement.job_id in self._running:
+                self._running[settlement.job_id].stamped = False
+
     async def _pause(self, error: BaseException) -> None:
         if not self._away:
             events.broker_lost(f"worker {self.id}", error)
             self._away = True
         if self.event.is_set() and not self._running and self._pause_seconds >= LONGEST_PAUSE:
             self._outbox.clear()  # Redis does not come back in time; the lease will hand the jobs back
+            self._doubtful = False
         await asyncio.sleep(self._pause_seconds)
         self._pause_seconds = min(self._pause_seconds * 2, LONGEST_PAUSE)
 
-    async def _put_back_unknown(self) -> None:
+    async def _put_back_unknown(self, step: Advance) -> None:
         """Put back jobs that were claimed for us by a call whose reply was lost."""
-        known = {*self._running, *(settlement.job_id for settlement in self._outbox)}
+        known = {*self._running, *(settlement.job_id for settlement in self._outbox + step.unreadable)}
+        known.update(claim.job.id for claim in step.claims)
         redis: Any = self.queue.redis
         claims = await redis.hgetall(self.queue.keys.claims(self.id))
         for job_id, token in claims.items():
@@ -258,14 +288,16 @@ class Worker(SaqWorker[Any]):
         job = claim.job
         if self._burst_left is not None:
             self._burst_left -= 1
-            if self._burst_left == 0:
-                self.request_stop()
         if claim.crashes >= CRASH_LIMIT:
             reason = f"the worker that ran it died {claim.crashes} times"
             self._outbox.append(self.queue.settlement(claim, Failed(reason)))
             events.job_ended(job, "failed")
             return
-        job.attempts += 1
+        if job.status is not Status.ACTIVE:  # else its worker died, which spends no attempt
+            job.attempts += 1
+        if self.event.is_set():
+            self._outbox.append(self.queue.settlement(claim, Released("the worker stopped")))
+            return
         job.started = now_ms()
         job.worker_id = self.id
         self._running[job.id] = _Running(claim, asyncio.create_task(self._run(claim), name=job.function))
@@ -273,15 +305,9 @@ class Worker(SaqWorker[Any]):
     async def _run(self, claim: Claim) -> None:
         job = claim.job
         running = self._running[job.id]
+        running.begun = True
         ctx = Context(self.context, job=job, queue=self.queue)
-        try:
-            if self.before_process:
-                await self._before_process(ctx)
-            outcome = await self._executor.run(job, ctx)
-        except asyncio.CancelledError:
-            outcome = running.ends_as or Failed("the task raised CancelledError, though nobody had cancelled it")
-        except Exception as error:  # noqa: BLE001 - a hook's fault ends this job alone
-            outcome = Failed(f"a before_process function raised {error!r}")
+        outcome = running.ends_as or await self._attempt(running, ctx)
         if running.ends_as is not None and not isinstance(outcome, Succeeded):
             outcome = running.ends_as  # the task turned its cancellation into an error of its own
         if self._running.get(job.id) is not running:
@@ -294,23 +320,32 @@ class Worker(SaqWorker[Any]):
         else:
             events.job_ended(job, job.status.value)
         if self.after_process:
+            self._hooks.add(running.task)
+            running.task.add_done_callback(self._hooks.discard)
             try:
                 await self._after_process(ctx)
             except Exception as error:  # noqa: BLE001 - the job has ended already
                 events.duty_failed("an after_process function", error)
 
+    async def _attempt(self, running: _Running, ctx: Context) -> Outcome:
+        try:
+            if self.before_process:
+                await self._before_process(ctx)
+            return await self._executor.run(running.claim.job, ctx)
+        except asyncio.CancelledError:
+            return running.ends_as or Failed("the task raised CancelledError, though nobody had cancelled it")
+        except Exception as error:  # noqa: BLE001 - a hook's fault ends this job alone
+            return Failed(f"a before_process function raised {error!r}")
+
     def _abort_running(self, job_id: str, reason: str) -> None:
         running = self._running.get(job_id)
-        if running is not None and running.ends_as is None:
-            running.ends_as = Aborted(reason)
-            running.task.cancel()
+        if running is not None:
+            running.interrupt(Aborted(reason))
 
     def _release_running(self) -> None:
         """Interrupt the running jobs; each is put back without spending an attempt."""
         for running in self._running.values():
-            if running.ends_as is None:
-                running.ends_as = Released("the worker stopped")
-                running.task.cancel()
+            running.interrupt(Released("the worker stopped"))
 
     def _give_up_running(self) -> None:
         """Put back the jobs that do not end although they were cancelled."""
@@ -324,11 +359,12 @@ class Worker(SaqWorker[Any]):
     # --- Duties beside the loop
 
     def _duties(self) -> list[Coroutine[Any, Any, None]]:
-        timers = self.timers
+        timers, crons = self.timers, CronJobs(self.queue, self.cron_jobs, self.cron_tz)
         return [
             repeat("the rescuer", self._rescue_when_expired, 0),
             repeat("the listener", self._wakeup.listen, 0),
             repeat("the scheduler", self._scheduler.run_once, SCHEDULE_SECONDS),
+            *([repeat("SAQ's cron jobs", crons.run_once, timers["schedule"])] if self.cron_jobs else ()),
             repeat("the sweeper", self._sweeper.run_once, timers["sweep"]),
             repeat("worker info", lambda: self.worker_info(timers["worker_info"] * 3), timers["worker_info"]),
         ]
@@ -379,10 +415,8 @@ async def run_workers(
             for worker in workers:
                 worker.request_stop()
 
-    stopping = asyncio.create_task(stop_all())
-    try:
-        async with asyncio.TaskGroup() as group:
-            for worker in workers:
-                group.create_task(worker.start())
-    finally:
+    async with asyncio.TaskGroup() as group:
+        running = [group.create_task(worker.start()) for worker in workers]
+        stopping = group.create_task(stop_all())  # after the workers, so that an early stop finds them started
+        await asyncio.wait(running)
         stopping.cancel()

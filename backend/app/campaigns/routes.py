@@ -8,7 +8,7 @@ from uuid import UUID
 from litestar import Controller, get, post
 from litestar.di import NamedDependency
 from litestar.exceptions import NotFoundException
-from litestar.params import FromPath
+from litestar.params import FromPath, JSONBody
 from msgspec import Meta, Struct
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -48,7 +48,7 @@ class CampaignController(Controller):
     tags = ("Campaigns",)
 
     @post()
-    async def create(self, data: NewCampaign, db_session: NamedDependency[AsyncSession]) -> CampaignCreated:
+    async def create(self, data: JSONBody[NewCampaign], db_session: NamedDependency[AsyncSession]) -> CampaignCreated:
         """Create a campaign and have it mailed."""
         campaign = Campaign(subject=data.subject, body=data.body)
         db_session.add(campaign)

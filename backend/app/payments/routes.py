@@ -8,7 +8,7 @@ from uuid import UUID
 from litestar import Controller, get, post
 from litestar.di import NamedDependency
 from litestar.exceptions import NotFoundException
-from litestar.params import FromPath
+from litestar.params import FromPath, JSONBody
 from litestar_saq import TaskQueues
 from msgspec import Meta, Struct
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -68,7 +68,10 @@ class PaymentController(Controller):
 
     @post()
     async def create(
-        self, data: NewPayment, db_session: NamedDependency[AsyncSession], task_queues: NamedDependency[TaskQueues]
+        self,
+        data: JSONBody[NewPayment],
+        db_session: NamedDependency[AsyncSession],
+        task_queues: NamedDependency[TaskQueues],
     ) -> PaymentCreated:
         """Create a payment and have it charged; if the broker is away, `check_pending_payments` queues it later."""
         if await db_session.get(User, data.user_id) is None:

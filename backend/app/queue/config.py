@@ -6,7 +6,7 @@ A new domain takes one line here: the import of its tasks.
 from __future__ import annotations
 
 from app.campaigns import tasks as campaign_tasks  # noqa: F401
-from app.database import provide_db_session
+from app.database import provide_database, provide_db_session
 from app.payments import tasks as payment_tasks  # noqa: F401
 from app.payments.provider import provide_payment_provider
 from app.queue import tasks  # noqa: F401
@@ -17,6 +17,7 @@ from knapsaq.litestar import KnapsaqPlugin
 settings = Settings()
 
 dependencies = {
+    "database": Provide(provide_database, scope="worker"),
     "db_session": Provide(provide_db_session),
     "payment_provider": Provide(provide_payment_provider, scope="worker"),
 }

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from litestar import Controller, get, post, put
 from litestar.di import NamedDependency
 from litestar.exceptions import ClientException, HTTPException, NotFoundException
-from litestar.params import FromPath
+from litestar.params import FromPath, JSONBody
 from litestar.status_codes import HTTP_202_ACCEPTED, HTTP_409_CONFLICT
 from msgspec import Meta, Struct
 from sqlalchemy import select
@@ -66,7 +66,7 @@ class UserController(Controller):
     tags = ("Users",)
 
     @post()
-    async def sign_up(self, data: SignUp, db_session: NamedDependency[AsyncSession]) -> SignedUp:
+    async def sign_up(self, data: JSONBody[SignUp], db_session: NamedDependency[AsyncSession]) -> SignedUp:
         """Create a user and send the welcome mail; send the request again if the broker was away."""
         user = await db_session.scalar(select(User).where(User.email == data.email))
         if user is None:
@@ -86,7 +86,7 @@ class UserController(Controller):
 
     @post("/{user_id:int}/verification", status_code=200)
     async def verify(
-        self, user_id: FromPath[int], data: Verification, db_session: NamedDependency[AsyncSession]
+        self, user_id: FromPath[int], data: JSONBody[Verification], db_session: NamedDependency[AsyncSession]
     ) -> UserView:
         """Verify the address with the code out of the welcome mail."""
         user = await _find(db_session, user_id)
@@ -98,7 +98,7 @@ class UserController(Controller):
 
     @put("/{user_id:int}/status", status_code=HTTP_202_ACCEPTED)
     async def change_status(
-        self, user_id: FromPath[int], data: StatusChange, db_session: NamedDependency[AsyncSession]
+        self, user_id: FromPath[int], data: JSONBody[StatusChange], db_session: NamedDependency[AsyncSession]
     ) -> EnqueuedJob:
         """Have a user's status changed in the background."""
         user = await _find(db_session, user_id)

@@ -94,7 +94,7 @@ async def weekly_report(ctx: Context, *, db_session: AsyncSession = INJECTED) ->
     sent = await send_once(
         db_session,
         to=get_settings().report_to,
-        subject=f"Week {week} of {year}",
+        subject=f"Weekly report: week {week} of {year}",
         body=f"New users: {users}\nPayments charged: {payments}\n",
         reference=f"weekly-report-{year}-{week:02}",
     )

@@ -16,13 +16,19 @@ import asyncio
 import re
 import socket
 import ssl
-from collections.abc import Awaitable, Iterator, Mapping
+from collections.abc import Awaitable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 from redis.asyncio import ConnectionPool, Redis
-from redis.asyncio.connection import UnixDomainSocketConnection, parse_url
+from redis.asyncio.connection import (
+    AbstractConnection,
+    Connection,
+    SSLConnection,
+    UnixDomainSocketConnection,
+    parse_url,
+)
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import (
@@ -102,6 +108,51 @@ class ServerInfo:
     aof: bool | None
 
 
+class _Prompt(AbstractConnection):
+    """Sends commands in such a way that no cancellation is lost.
+
+    redis-py sends under ``asyncio.wait_for``, which in Python 3.11 forgets a cancellation that arrives as the command
+    leaves: a worker that is stopped in that moment would run on for ever.
+    """
+
+    async def send_packed_command(self, command: bytes | str | Iterable[bytes], check_health: bool = True) -> None:
+        """Send a command; redis-py's errors, and a closed connection if it was not sent whole."""
+        if not self.is_connected:
+            await self.connect_check_health(check_health=False)
+        if check_health:
+            await self.check_health()  # type: ignore[no-untyped-call]
+        words = [command.encode()] if isinstance(command, str) else [command] if isinstance(command, bytes) else command
+        try:
+            async with asyncio.timeout(self.socket_timeout):
+                await self._send_packed_command(words)
+        except BaseException as error:
+            await self.disconnect(nowait=True)
+            if isinstance(error, TimeoutError):
+                raise RedisTimeoutError("writing to the server took too long") from error
+            if isinstance(error, OSError):
+                raise RedisConnectionError(f"writing to the server failed: {error}") from error
+            raise
+
+
+class _Tcp(_Prompt, Connection):
+    pass
+
+
+class _Tls(_Prompt, SSLConnection):
+    pass
+
+
+class _Unix(_Prompt, UnixDomainSocketConnection):
+    pass
+
+
+PROMPT: dict[type[AbstractConnection], type[AbstractConnection]] = {
+    Connection: _Tcp,
+    SSLConnection: _Tls,
+    UnixDomainSocketConnection: _Unix,
+}
+
+
 def open_redis(url: str, *, blocking: bool = False) -> Redis:
     """Return a client; it connects with its first command, and ``await client.aclose()`` closes it.
 
@@ -132,6 +183,7 @@ def open_redis(url: str, *, blocking: bool = False) -> Redis:
     fixed: dict[str, Any] = {"retry": Retry(NoBackoff(), 0), "decode_responses": False}
     if blocking:
         fixed["socket_timeout"] = None
+    fixed["connection_class"] = PROMPT[given.get("connection_class", Connection)]
     pool = ConnectionPool(**{**options, **given, **fixed})
     try:
         pool.connection_class(**pool.connection_kwargs)  # checks the options; nothing is sent

@@ -1,13 +1,19 @@
 -- Queue a job again that has ended, or that runs without one of our claims.
--- keys: queued active incomplete job
+-- keys: queued active incomplete aborts job | claims
 -- args: payload score
--- Returns 1, or 0 if it waits already.
-local queued, active, incomplete, job = unpack(KEYS)
+-- Returns 1, or 0 if it waits already or one of our workers runs it.
+local queued, active, incomplete, aborts, job = unpack(KEYS)
 local payload, score = ARGV[1], ARGV[2]
 
+for i = 6, #KEYS do
+  if redis.call('HEXISTS', KEYS[i], job) == 1 then
+    return 0
+  end
+end
 if redis.call('ZSCORE', incomplete, job) and redis.call('LREM', active, 1, job) == 0 then
   return 0
 end
+redis.call('HDEL', aborts, job)
 redis.call('SET', job, payload)
 if tonumber(score) > 0 then
   redis.call('ZADD', incomplete, score, job)

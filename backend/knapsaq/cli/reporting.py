@@ -1,0 +1,69 @@
+"""Reporting: how a command speaks of what went wrong, and what the worker logs."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import Any
+
+import rich_click as click
+from rich.console import Console
+from rich.text import Text
+
+from knapsaq.errors import ConfigurationError, InvalidArgumentsError, KnapsaqError, ProviderError, RegistryError
+from knapsaq.supervisor import UNUSABLE
+
+DEBUG_VARIABLE = "KNAPSAQ_DEBUG"
+LOG_FORMAT = "%(asctime)s %(process)d %(levelname)-7s %(name)s: %(message)s"
+WRONG_USE = (ConfigurationError, RegistryError, ProviderError, InvalidArgumentsError)
+"""What trying again does not help against: code, configuration or the command line has to change."""
+
+PIPED_WIDTH = 200
+
+
+def output() -> Console:
+    """Return where results go; tables are wide where nobody's terminal limits them."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else PIPED_WIDTH)
+
+
+def report(error: KnapsaqError) -> None:
+    """Write an error on one line."""
+    line = Text.assemble(("Error: ", "bold red"), str(error))
+    Console(stderr=True, highlight=False).print(line, soft_wrap=True)
+
+
+def note(text: str) -> None:
+    """Write something beside the result, which stays alone on standard output."""
+    Console(stderr=True, highlight=False).print(Text(text, style="dim"), soft_wrap=True)
+
+
+def exit_code(error: KnapsaqError) -> int:
+    """Return 2 for what was asked for wrongly, else 1."""
+    return UNUSABLE if isinstance(error, WRONG_USE) else 1
+
+
+def wants_traceback() -> bool:
+    """Tell whether the environment asks for tracebacks."""
+    return os.environ.get(DEBUG_VARIABLE, "").lower() in ("1", "true", "yes", "on")
+
+
+class ReportingGroup(click.RichGroup):
+    """A group of commands whose own errors are reported without a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command that was asked for."""
+        try:
+            return super().invoke(ctx)
+        except KnapsaqError as error:
+            if ctx.params.get("debug") or wants_traceback():
+                raise
+            report(error)
+            ctx.exit(exit_code(error))
+
+
+def set_up_logging(level: str) -> None:
+    """Log to standard error, unless the program has arranged its logging already; the level counts in both cases."""
+    if not logging.root.handlers:
+        logging.basicConfig(format=LOG_FORMAT, level=level)
+    logging.getLogger("knapsaq").setLevel(level)

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.cli.conftest import Run
+
+WRONG = """
+from knapsaq import INJECTED, Registry
+
+registry = Registry()
+
+
+@registry.task(queue="reports")
+async def needs(session=INJECTED) -> None: ...
+
+
+@registry.task
+async def unreadable(x: "NoSuchType") -> None: ...
+"""
+
+
+def findings(run: Run, *words: str) -> tuple[int, list[dict[str, Any]]]:
+    """Return the exit code and what was found."""
+    result = run(*words, "doctor", "--json")
+    return result.exit_code, json.loads(result.stdout)
+
+
+class TestDoctor:
+    def test_all_is_well_but_for_the_workers_that_nobody_has_started(self, run: Run, broker_url: str) -> None:
+        """Each check is made, and a warning is no failure."""
+        code, found = findings(run, "-A", "shop_jobs")
+        states = {(each["check"], each["state"]) for each in found}
+        assert code == 0
+        assert states == {
+            ("settings", "ok"),
+            ("application", "ok"),
+            ("tasks", "ok"),
+            ("broker", "ok"),
+            ("clock", "ok"),
+            ("workers", "warn"),
+        }
+        [broker] = [each["text"] for each in found if each["check"] == "broker"]
+        assert broker.startswith(broker_url)
+
+    def test_the_text_says_what_to_do(self, run: Run) -> None:
+        """What is not right comes with a remedy, and the last line counts."""
+        text = run("-A", "shop_jobs", "doctor").stdout
+        assert "start one: knapsaq -A MODULE worker --queues mail" in text
+        assert text.splitlines()[-1].endswith("2 to look at, 0 wrong")
+
+    def test_tasks_that_cannot_run_are_named_with_the_reason(self, run: Run, folder: Path) -> None:
+        """Before a worker refuses to start because of them."""
+        (folder / "wrong_jobs.py").write_text(WRONG)
+        code, found = findings(run, "-A", "wrong_jobs")
+        failed = {each["check"]: "" for each in found if each["state"] == "fail"}
+        texts = " ".join(each["text"] + each["remedy"] for each in found if each["state"] == "fail")
+        assert code == 1
+        assert set(failed) == {"tasks", "queues"}
+        for expected in ("'session', which nobody provides", "NoSuchType", "KNAPSAQ_QUEUES=default,mail,reports"):
+            assert expected in texts
+
+    def test_without_an_application_the_rest_is_looked_at_nevertheless(self, run: Run) -> None:
+        """One fault does not hide the others."""
+        code, found = findings(run)
+        assert code == 1
+        assert {each["check"] for each in found if each["state"] == "fail"} == {"application"}
+        assert ("broker", "ok") in {(each["check"], each["state"]) for each in found}
+
+    def test_a_broker_that_is_away_fails_without_showing_its_password(
+        self, run: Run, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The output may be pasted into a ticket."""
+        monkeypatch.setenv("KNAPSAQ_BROKER_URL", "redis://user:hunter2@127.0.0.1:1/0")
+        code, found = findings(run, "-A", "shop_jobs")
+        [broker] = [each for each in found if each["check"] == "broker"]
+        assert (code, broker["state"]) == (1, "fail")
+        assert broker["remedy"]
+        assert "hunter2" not in json.dumps(found)
+
+    def test_a_mistyped_variable_is_pointed_out(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It would be ignored in silence."""
+        monkeypatch.setenv("KNAPSAQ_CONCURENCY", "3")
+        code, found = findings(run, "-A", "shop_jobs")
+        [typo] = [each for each in found if "KNAPSAQ_CONCURENCY is set" in each["text"]]
+        assert (code, typo["state"]) == (0, "warn")
+        assert "'CONCURRENCY'" in typo["remedy"]
+
+    def test_a_wrong_setting_fails(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Without settings there is nothing else to look at."""
+        monkeypatch.setenv("KNAPSAQ_LEASE", "soon")
+        code, found = findings(run, "-A", "shop_jobs")
+        assert code == 1
+        assert [(each["check"], each["state"]) for each in found] == [("settings", "fail")]

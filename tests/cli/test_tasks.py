@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tests.cli.conftest import Run
+
+
+class TestTasks:
+    def test_the_table_shows_what_one_asks_for(self, run: Run) -> None:
+        """Queue, schedule, options other than the defaults, parameters and place."""
+        text = run("-A", "shop_jobs", "tasks").stdout
+        for shown in (
+            "greet",
+            "mail",
+            "0 2 * * * Europe/Berlin",
+            "retries=3",
+            "retry_on=['ValueError']",
+            "shout: bool = False",
+            "shop_jobs.py:11",
+        ):
+            assert shown in text
+
+    def test_json_has_the_same_for_programs(self, run: Run) -> None:
+        """With names instead of columns."""
+        tasks = {task["name"]: task for task in json.loads(run("-A", "shop_jobs", "tasks", "--json").stdout)}
+        assert list(tasks) == ["add", "boom", "find", "greet", "nap", "nightly"]
+        assert tasks["greet"]["options"] == {"timeout": 5.0, "retries": 3, "retry_on": ["ValueError"]}
+        assert tasks["add"]["options"] == {}
+        assert [(p["name"], p["annotation"], p["required"]) for p in tasks["add"]["parameters"]] == [
+            ("x", "int", True),
+            ("y", "int", False),
+        ]
+        assert tasks["nightly"]["schedules"] == [
+            {"cron": "0 2 * * *", "timezone": "Europe/Berlin", "kwargs": {"batch": 3}}
+        ]
+
+    def test_an_application_without_tasks_is_told_so(self, run: Run, folder: Path) -> None:
+        """An empty table would leave one guessing."""
+        (folder / "empty_jobs.py").write_text("from knapsaq import Registry\nregistry = Registry()\n")
+        result = run("-A", "empty_jobs", "tasks")
+        assert result.exit_code == 0
+        assert "put @task on a function" in result.stderr

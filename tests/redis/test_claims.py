@@ -1,0 +1,284 @@
+"""A worker's hold on jobs: one holder at a time, and no write without it."""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import Any
+
+import pytest
+from tests.support import left_behind, lists, store
+
+from knapsaq import Job, Queue, Settings
+from knapsaq.outcomes import Aborted, Failed, Outcome, Released, Retried, Succeeded
+from knapsaq.registry import AnyTask
+from knapsaq.testing import ManualClock
+
+ALL_OUTCOMES: list[Outcome] = [
+    Succeeded("done"),
+    Failed("broken"),
+    Aborted("enough"),
+    Retried("once more", 0.0),
+    Retried("later", 60.0),
+    Released("stopped"),
+    Released("stopped", 60.0),
+]
+WRONG_RECORDS: list[Any] = [
+    [],
+    "text",
+    17,
+    None,
+    {},
+    {"function": "echo"},
+    {"function": "echo", "key": "wrong", "queue": "mail"},
+    {"function": "echo", "key": "another", "queue": "default"},
+    {"function": "echo", "key": "wrong", "queue": "default", "status": "dancing"},
+    {"function": "echo", "key": "wrong", "queue": "default", "attempts": "many"},
+    {"function": "echo", "key": "wrong", "queue": "default", "ttl": "long"},
+    {"function": "echo", "key": "wrong", "queue": "default", "ttl": None},
+    {"function": "echo", "key": "wrong", "queue": "default", "retries": [1]},
+    {"function": "echo", "key": "wrong", "queue": "default", "meta": 3},
+    {"function": "echo", "key": "wrong", "queue": "default", "kwargs": "text"},
+    {"function": ["echo"], "key": "wrong", "queue": "default"},
+]
+
+
+async def queued(queue: Queue, *, key: str = "one", **options: Any) -> Job[Any]:
+    """Queue a job of the task ``echo``."""
+    job = await queue.enqueue("echo", key=key, text="hi", **options)
+    assert job is not None
+    return job
+
+
+@pytest.mark.usefixtures("echo")
+class TestClaim:
+    async def test_a_job_is_claimed_by_one_worker_at_a_time(self, queue: Queue) -> None:
+        """Whoever asks second gets nothing."""
+        job = await queued(queue)
+
+        [claim] = await queue.claim(5, worker="first")
+        assert claim.job.key == job.key
+        assert claim.job.kwargs == {"text": "hi"}
+        assert await queue.claim(5, worker="second") == []
+        assert await queue.claim(5, worker="first") == []
+
+    async def test_the_oldest_jobs_are_claimed_first_and_no_more_than_asked_for(self, queue: Queue) -> None:
+        """First in, first out."""
+        for key in "abcd":
+            await queued(queue, key=key)
+
+        assert [claim.job.key for claim in await queue.claim(3, worker="w")] == ["a", "b", "c"]
+        assert await lists(queue) == {"queued": ["d"], "active": ["a", "b", "c"], "incomplete": ["a", "b", "c", "d"]}
+
+    async def test_a_job_is_not_claimed_before_it_is_due(self, settings: Settings, queue: Queue) -> None:
+        """The wait until the next one is told; when it is over, the job can be claimed."""
+        clock = ManualClock()
+        timed = Queue(queue.redis, "default", registry=queue.registry, settings=settings, clock=clock)
+        await queued(timed, scheduled=clock.now.timestamp() + 60)
+
+        early = await timed.advance("w", [], 5)
+        assert early.claims == []
+        assert early.wait == pytest.approx(60, abs=0.01)
+        clock.advance(59.9)
+        assert await timed.claim(5, worker="w") == []
+        clock.advance(0.2)
+        [claim] = await timed.claim(5, worker="w")
+        assert claim.job.key == "one"
+
+    async def test_a_job_whose_record_has_gone_is_forgotten(self, queue: Queue) -> None:
+        """Evicted or deleted by hand: its id leaves every list."""
+        job = await queued(queue)
+        await queue.redis.delete(job.id)
+
+        assert await queue.claim(5, worker="w") == []
+        assert await left_behind(queue) == []
+
+    async def test_a_job_that_has_ended_meanwhile_is_not_claimed(self, queue: Queue) -> None:
+        """Its id may still be in the queue when somebody finishes it by hand."""
+        job = await queued(queue)
+        await job.finish(job.status.COMPLETE, result="by hand")
+
+        assert await queue.claim(5, worker="w") == []
+        assert (await lists(queue))["active"] == []
+
+
+@pytest.mark.usefixtures("echo")
+class TestSettle:
+    @pytest.mark.parametrize("outcome", ALL_OUTCOMES, ids=str)
+    async def test_a_settled_claim_is_gone(self, queue: Queue, outcome: Outcome) -> None:
+        """Whatever the outcome, the job runs no longer, and nobody can settle it a second time."""
+        await queued(queue)
+        [claim] = await queue.claim(1, worker="w")
+
+        assert await queue.settle(claim, outcome, worker="w")
+        assert (await lists(queue))["active"] == []
+        assert not await queue.redis.exists(queue.keys.claims("w"))
+        before = await queue.job("one")
+        assert not await queue.settle(claim, Succeeded("again"), worker="w")
+        after = await queue.job("one")
+        assert before is not None
+        assert after is not None
+        assert before.to_dict() == after.to_dict()
+
+    async def test_an_outcome_becomes_the_record(self, queue: Queue) -> None:
+        """Status, result or reason are what a caller sees."""
+        seen = []
+        for number, outcome in enumerate(ALL_OUTCOMES):
+            await queued(queue, key=str(number))
+            [claim] = await queue.claim(1, worker="w")
+            await queue.settle(claim, outcome, worker="w")
+            job = await queue.job(str(number))
+            assert job is not None
+            seen.append((job.status.value, job.result, job.error))
+            if not job.ended:
+                await queue.abort(job, "next")
+        assert seen == [
+            ("complete", "done", None),
+            ("failed", None, "broken"),
+            ("aborted", None, "enough"),
+            ("queued", None, "once more"),
+            ("queued", None, "later"),
+            ("queued", None, None),
+            ("queued", None, None),
+        ]
+
+    async def test_a_lost_claim_cannot_settle(self, queue: Queue) -> None:
+        """The job was handed to another worker: what the first one found changes nothing, not even a stamp."""
+        await queued(queue)
+        [lost] = await queue.claim(1, worker="first")
+        await queue.settle(lost, Released("taken away"), worker="first")
+        [claim] = await queue.claim(1, worker="second")
+
+        stamp = queue.stamp(lost)
+        late = queue.settlement(lost, Succeeded("too late"))
+        assert (await queue.advance("first", [stamp, late], 0)).settled == [False, False]
+        assert (await queue.advance("second", [late], 0)).settled == [False]
+        assert await queue.settle(claim, Succeeded("in time"), worker="second")
+        job = await queue.job("one")
+        assert job is not None
+        assert job.result == "in time"
+
+    async def test_a_claim_on_a_job_that_was_finished_by_hand_ends_with_its_settlement(self, queue: Queue) -> None:
+        """The outcome is refused, and no claim is left that would look like a running job."""
+        await queued(queue)
+        [claim] = await queue.claim(1, worker="w")
+        job = await queue.job("one")
+        assert job is not None
+        await job.finish(job.status.COMPLETE, result="by hand")
+
+        assert not await queue.settle(claim, Succeeded("too late"), worker="w")
+        job = await queue.job("one")
+        assert job is not None
+        assert job.result == "by hand"
+        assert await left_behind(queue) == []
+
+    async def test_a_released_job_is_the_next_to_run_and_keeps_its_attempts(self, queue: Queue) -> None:
+        """A stopping worker costs a job neither its place nor an attempt."""
+        await queued(queue, key="a")
+        await queued(queue, key="b")
+        [claim] = await queue.claim(1, worker="w")
+        claim.job.attempts += 1
+        await queue.settle(claim, Released("stopped"), worker="w")
+
+        [again] = await queue.claim(1, worker="w")
+        assert (again.job.key, again.job.attempts) == ("a", 0)
+
+    async def test_settlements_and_claims_share_a_call(self, queue: Queue) -> None:
+        """One step ends what has ended and takes what may run, also the job that it has just put back."""
+        for key in "abc":
+            await queued(queue, key=key)
+        first, second = await queue.claim(2, worker="w")
+        settlements = [queue.settlement(first, Succeeded(1)), queue.settlement(second, Retried("again", 0.0))]
+
+        step = await queue.advance("w", settlements, 2)
+        assert step.settled == [True, True]
+        assert [claim.job.key for claim in step.claims] == ["c", "b"]
+        assert step.wait is None
+
+
+@pytest.mark.usefixtures("echo")
+class TestResults:
+    async def test_a_result_that_json_cannot_carry_gives_way_to_the_reason(self, queue: Queue) -> None:
+        """The job is complete, as its work is done, and the other jobs of the call are settled with it."""
+        await queued(queue, key="a")
+        await queued(queue, key="b")
+        first, second = await queue.claim(2, worker="w")
+        settlements = [queue.settlement(first, Succeeded(object())), queue.settlement(second, Succeeded("fine"))]
+
+        assert (await queue.advance("w", settlements, 0)).settled == [True, True]
+        a, b = await queue.jobs(["a", "b"])
+        assert a is not None
+        assert b is not None
+        assert (a.status.value, a.result, b.result) == ("complete", None, "fine")
+        assert "cannot be stored" in (a.error or "")
+
+    async def test_a_result_over_the_limit_gives_way_to_the_reason(self, queue: Queue, settings: Settings) -> None:
+        """Redis is not filled by one task."""
+        await queued(queue)
+        [claim] = await queue.claim(1, worker="w")
+        await queue.settle(claim, Succeeded("x" * settings.max_payload_bytes), worker="w")
+
+        job = await queue.job("one")
+        assert job is not None
+        assert (job.status.value, job.result) == ("complete", None)
+        assert "KNAPSAQ_MAX_PAYLOAD_BYTES" in (job.error or "")
+
+    @pytest.mark.parametrize(("ttl", "kept"), [(60, True), (59.9, True), (0, True), (-1, False), (10**17, True)])
+    async def test_the_ttl_says_how_long_a_result_is_kept(self, queue: Queue, ttl: float, kept: bool) -> None:
+        """Seconds, 0 for ever, -1 not at all; a fraction or a number that Redis refuses does not stop the worker."""
+        job = await queued(queue, ttl=ttl)
+        [claim] = await queue.claim(1, worker="w")
+        assert await queue.settle(claim, Succeeded("done"), worker="w")
+
+        assert bool(await queue.redis.exists(job.id)) is kept
+        if kept:
+            assert (await queue.redis.ttl(job.id) == -1) is (ttl == 0)
+
+
+class TestUnreadableRecords:
+    @pytest.mark.parametrize("record", [*map(json.dumps, WRONG_RECORDS), "{", "\x00\xff"])
+    async def test_a_record_that_cannot_be_read_is_ended_and_harms_no_other(
+        self, queue: Queue, echo: AnyTask, record: str
+    ) -> None:
+        """It is claimed with the others, told apart, and ends with an expiry; its neighbours run."""
+        await queued(queue, key="before")
+        await store(queue, "wrong", record.encode("latin-1"))
+        await queued(queue, key="after")
+
+        step = await queue.advance("w", [], 5)
+        assert [claim.job.key for claim in step.claims if claim.job.key != "wrong"] == ["before", "after"]
+        for claim in step.claims:
+            claim.job.attempts += 1
+        settlements = [queue.settlement(claim, Succeeded("fine")) for claim in step.claims] + step.unreadable
+        assert all((await queue.advance("w", settlements, 0)).settled)
+        assert await left_behind(queue) == []
+        assert await queue.redis.ttl(queue.job_id("wrong")) > 0
+
+    async def test_random_bytes_never_stop_a_claim(self, queue: Queue, echo: AnyTask) -> None:
+        """A hundred records of noise, and true ones with one byte changed; the last job comes through."""
+        noise = random.Random(20261120)  # noqa: S311 - noise that is the same each time
+        for number in range(100):
+            fields = {"function": "echo", "key": f"noise-{number}", "queue": "default", "attempts": 1, "ttl": 600}
+            whole = json.dumps(fields).encode()
+            if number % 2:
+                record = noise.randbytes(noise.randrange(1, 200))
+            else:
+                place = noise.randrange(len(whole))
+                record = whole[:place] + noise.randbytes(1) + whole[place + 1 :]
+            await store(queue, f"noise-{number}", record)
+        await queued(queue, key="last")
+
+        step = await queue.advance("w", [], 200)
+        settlements = [queue.settlement(claim, Succeeded("fine")) for claim in step.claims] + step.unreadable
+        assert all((await queue.advance("w", settlements, 0)).settled)
+        last = await queue.job("last")
+        assert last is not None
+        assert last.result == "fine"
+        assert await left_behind(queue) == []
+
+    async def test_a_field_of_a_newer_saq_is_no_obstacle(self, queue: Queue, echo: AnyTask) -> None:
+        """In a rolling deployment records may hold fields that are not known here."""
+        record = {"function": "echo", "key": "one", "queue": "default", "kwargs": {"text": "hi"}, "invented": 1}
+        await store(queue, "one", json.dumps(record).encode())
+        [claim] = await queue.claim(1, worker="w")
+        assert claim.job.kwargs == {"text": "hi"}

@@ -1,0 +1,311 @@
+"""Every script's header against what its Python callers send."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from importlib.resources import files
+from typing import Any, NamedTuple
+
+import pytest
+from tests.support import ended, working
+
+from knapsaq import Job, Queue
+from knapsaq.liveness import LeaseKeeper
+from knapsaq.outcomes import Retried, Succeeded
+from knapsaq.redis import scripts
+from knapsaq.redis.scripts import Script
+from knapsaq.registry import AnyTask
+from knapsaq.upkeep import Rescuer
+
+SOURCES = {
+    path.name.removesuffix(".lua"): path.read_text(encoding="utf-8")
+    for path in files("knapsaq.redis").joinpath("lua").iterdir()
+    if path.name.endswith(".lua")
+}
+LOADED = {name: value for name, value in vars(scripts).items() if isinstance(value, Script)}
+TOKENS = re.compile(r"^\d{13}\.\d+$")
+MOMENT = re.compile(r"^(|\d{13})$")
+
+
+class Header(NamedTuple):
+    """One line of a header: the names that come once, and those that repeat."""
+
+    once: list[str]
+    repeated: list[str]
+
+    @classmethod
+    def of(cls, source: str, kind: str) -> Header:
+        """Parse the line of that kind, ``keys`` or ``args``."""
+        [line] = re.findall(rf"^-- {kind}: (.+)$", source, re.MULTILINE)
+        once, _, repeated = line.partition("|")
+        return cls(once.split(), repeated.split())
+
+    def named(self, values: Sequence[Any]) -> dict[str, list[Any]]:
+        """Return the values by name; fails if their number does not fit the header."""
+        rest = len(values) - len(self.once)
+        rounds, left = divmod(rest, len(self.repeated)) if self.repeated else (0, rest)
+        assert rest >= 0, f"{self} got only {len(values)}"
+        assert left == 0, f"{self} got {len(values)}"
+        found: dict[str, list[Any]] = {}
+        for name, value in zip([*self.once, *self.repeated * rounds], values, strict=True):
+            found.setdefault(name, []).append(value)
+        return found
+
+
+class Call(NamedTuple):
+    """One call of a script, by the names of its header."""
+
+    script: str
+    keys: dict[str, list[Any]]
+    args: dict[str, list[Any]]
+
+
+def call_of(script: Script, keys: Sequence[Any], args: Sequence[Any]) -> Call:
+    source = script.source
+    return Call(script.name, Header.of(source, "keys").named(keys), Header.of(source, "args").named(args))
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[Call]:
+    """Every call of a script from now on, by names; the scripts run as ever."""
+    recorded: list[Call] = []
+    run = Script.__call__
+
+    async def recording(self: Script, redis: Any, keys: Sequence[str], args: Sequence[Any]) -> Any:
+        recorded.append(call_of(self, keys, args))
+        return await run(self, redis, keys, args)
+
+    monkeypatch.setattr(Script, "__call__", recording)
+    return recorded
+
+
+class Check(NamedTuple):
+    """What the value of a name looks like."""
+
+    fits: Callable[[Any], bool]
+    meaning: str
+
+
+def one_of(*texts: str) -> Check:
+    return Check(lambda value: value in texts, f"one of {texts}")
+
+
+def number(*, least: float = 0) -> Check:
+    return Check(lambda value: isinstance(value, (int, float)) and value >= least, f"a number from {least}")
+
+
+def text(pattern: str) -> Check:
+    return Check(lambda value: re.fullmatch(pattern, str(value)) is not None, pattern)
+
+
+RECORD = Check(lambda value: isinstance(value, bytes) and value.startswith(b'{"'), "a job's record")
+KEYS = {
+    "queued": text("saq:default:queued"),
+    "active": text("saq:default:active"),
+    "incomplete": text("saq:default:incomplete"),
+    "claims": text("saq:default:claims:w[12]"),
+    "aborts": text("saq:default:aborts"),
+    "crashes": text("saq:default:crashes"),
+    "leases": text("saq:default:leases"),
+    "saq_sweep_lock": text("saq:default:sweep"),
+    "saq_schedule_lock": text("saq:default:schedule"),
+    "job": text("saq:job:default:.+"),
+    "abort_mark": text("saq:abort:.+"),
+}
+ARGS = {
+    "now": text(MOMENT.pattern),
+    "want": number(),
+    "token": text(TOKENS.pattern),
+    "verb": one_of("stamp", "finish", "retry", "release"),
+    "payload": RECORD,
+    "number": number(least=-1),
+    "status": one_of("queued", "active", "complete", "failed", "aborted"),
+    "channel": text("saq:default:wake"),
+    "score": number(),
+    "once": one_of(0, 1),  # type: ignore[arg-type]
+    "worker": text("w[12]"),
+    "lease_ms": number(least=1000),
+    "reason": text("enough"),
+    "aborted_payload": RECORD,
+    "aborting_payload": RECORD,
+    "ttl": number(least=-1),
+    "ended": one_of(0, 1),  # type: ignore[arg-type]
+}
+
+
+async def enqueue_jobs(queue: Queue) -> None:
+    await queue.enqueue("echo", key="a", text="hi")
+    await queue.enqueue("echo", key="b", text="hi", scheduled=4_000_000_000)
+
+
+async def advance_jobs(queue: Queue) -> None:
+    await enqueue_jobs(queue)
+    [claim] = await queue.claim(3, worker="w1")
+    settlements = [queue.stamp(claim), queue.settlement(claim, Retried("no luck", 0.0))]
+    assert (await queue.advance("w1", settlements, 0)).settled == [True, True]
+    [again] = await queue.claim(1, worker="w2")
+    assert await queue.settle(again, Succeeded("hi"), worker="w2")
+
+
+async def rescue_jobs(queue: Queue) -> None:
+    await queue.enqueue("echo", text="hi")
+    await queue.claim(1, worker="w1")
+    redis: Any = queue.redis
+    await redis.zadd(queue.keys.leases, {"w1": 1})
+    assert await Rescuer(queue).run_once() == 1
+
+
+async def abort_job(queue: Queue) -> None:
+    job = await queue.enqueue("echo", text="hi")
+    assert job is not None
+    await job.abort("enough")
+
+
+async def retry_job(queue: Queue) -> None:
+    job = await queue.enqueue("echo", text="hi")
+    assert job is not None
+    [claim] = await queue.claim(1, worker="w1")
+    await queue.settle(claim, Succeeded("hi"), worker="w1")
+    await claim.job.retry("once more")
+
+
+async def update_job(queue: Queue) -> None:
+    job = await queue.enqueue("echo", text="hi")
+    assert job is not None
+    await job.update(progress=0.5)
+
+
+OPERATIONS: dict[str, Callable[[Queue], Awaitable[None]]] = {
+    "enqueue": enqueue_jobs,
+    "advance": advance_jobs,
+    "rescue": rescue_jobs,
+    "abort": abort_job,
+    "retry": retry_job,
+    "update": update_job,
+}
+
+
+class TestHeaders:
+    def test_each_script_is_loaded_and_each_loaded_script_exists(self) -> None:
+        """A Lua file that nobody loads is dead, and a script's name in Python is its file's name."""
+        assert set(LOADED) == set(SOURCES)
+        assert all(name == script.name for name, script in LOADED.items())
+
+    @pytest.mark.parametrize("name", sorted(SOURCES))
+    def test_a_header_says_what_the_script_does_takes_and_returns(self, name: str) -> None:
+        """The first lines are all that a caller has to read."""
+        lines = SOURCES[name].splitlines()
+        assert re.fullmatch(r"-- [A-Z].+", lines[0])
+        assert lines[1].startswith("-- keys: ")
+        assert lines[2].startswith("-- args: ")
+        assert any(line.startswith("-- Returns ") for line in lines[:8])
+
+    @pytest.mark.parametrize("name", sorted(SOURCES))
+    def test_a_script_gives_its_keys_and_arguments_the_names_of_its_header(self, name: str) -> None:
+        """The names on the left of ``unpack`` are those of the header, in its order."""
+        source = SOURCES[name]
+        for kind, table in (("keys", "KEYS"), ("args", "ARGV")):
+            header = Header.of(source, kind)
+            named = re.search(rf"^local ([\w, ]+) = (?:unpack\({table}|{table}\[1\])", source, re.MULTILINE)
+            assert named is not None, f"{name}.lua takes {table} apart without names"
+            given = named[1].split(", ")
+            expected = [word if word != "token" else "call" for word in header.once]
+            assert given == expected, f"{kind} of {name}.lua"
+
+    @pytest.mark.parametrize("name", sorted(OPERATIONS))
+    async def test_what_python_sends_fits_the_header(
+        self, queue: Queue, echo: AnyTask, calls: list[Call], name: str
+    ) -> None:
+        """Number and order: each value looks like what the header calls it."""
+        await OPERATIONS[name](queue)
+
+        sent = [call for call in calls if call.script == name]
+        assert sent
+        for call in sent:
+            self._check(call)
+
+    async def test_the_lease_threads_call_fits_the_header(self, queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The lease is renewed from a thread with a client of its own, which sends the command itself."""
+        keeper = LeaseKeeper(queue, "w1", lambda: None)
+        sent: list[Call] = []
+        run: Any = keeper._redis.execute_command
+
+        def recording(command: str, *words: Any, **options: Any) -> Any:
+            if command == "EVALSHA":
+                sha, count, *values = words
+                assert sha == scripts.lease.sha
+                sent.append(call_of(scripts.lease, values[:count], values[count:]))
+            return run(command, *words, **options)
+
+        monkeypatch.setattr(keeper._redis, "execute_command", recording)
+        keeper.renew()
+        keeper.stop()
+
+        [call] = sent
+        self._check(call)
+
+    def _check(self, call: Call) -> None:
+        for kind, values, checks in (("key", call.keys, KEYS), ("argument", call.args, ARGS)):
+            for name, given in values.items():
+                for value in given:
+                    assert checks[name].fits(value), f"{call.script}.lua, {kind} {name}: {value!r}"
+
+
+class TestReplies:
+    async def test_enqueue_returns_an_answer_for_each_job(self, queue: Queue) -> None:
+        """1 if it was accepted, 0 if its key was taken."""
+        keys = [queue.keys.incomplete, queue.keys.queued, queue.keys.aborts]
+        for key in ("a", "a", "b"):
+            keys += [queue.job_id(key), f"saq:abort:default:{key}"]
+        answer = await scripts.enqueue(queue.redis, keys, [queue.keys.wake, *("{}", 0, 0) * 3])
+        assert answer == [1, 0, 1]
+
+    async def test_advance_returns_what_its_header_lists(self, queue: Queue, echo: AnyTask) -> None:
+        """Now in ms, the next due time, an answer for each settlement, claims in threes, aborts in twos."""
+        await enqueue_jobs(queue)
+        keys = queue.keys
+        shared = [keys.queued, keys.active, keys.incomplete, keys.claims("w1"), keys.aborts, keys.crashes]
+        job = queue.job_id("a")
+        now, due, settled, claimed, aborts = await scripts.advance(queue.redis, shared, ["", 5, "t1"])
+        assert MOMENT.fullmatch(str(now))
+        assert float(due) == 4_000_000_000
+        assert (settled, claimed[0], claimed[2], aborts) == ([], job.encode(), 0, [])
+
+        stored = await queue.job("a")
+        assert stored is not None
+        await stored.abort("enough")
+        stale = ("other", "finish", "{}", 5, "complete")
+        ours = ("t1", "stamp", claimed[1], 0, "active")
+        reply = await scripts.advance(queue.redis, [*shared, job, job], ["", 0, "t2", *stale, *ours])
+        assert reply[2:] == [[0, 1], [], [job.encode(), b"enough"]]
+
+    async def test_lease_returns_the_workers_whose_lease_ran_out(self, queue: Queue) -> None:
+        """A lease has run out at the very millisecond at which it ends."""
+        keys = queue.keys
+        names = [keys.leases, keys.saq_sweep_lock, keys.saq_schedule_lock]
+        assert await scripts.lease(queue.redis, names, [1_000, "w1", 500]) == []
+        assert await scripts.lease(queue.redis, names, [1_499, "w2", 500]) == []
+        assert await scripts.lease(queue.redis, names, [1_500, "w2", 500]) == [b"w1"]
+
+
+class TestCache:
+    async def test_a_flushed_script_cache_has_no_effect(self, queue: Queue, echo: AnyTask) -> None:
+        """A server that was restarted knows no script; each is sent again in full."""
+        redis: Any = queue.redis
+        for operation in OPERATIONS.values():
+            await redis.script_flush()
+            await operation(queue)
+            await redis.flushall()
+        keeper = LeaseKeeper(queue, "w1", lambda: None)
+        await redis.script_flush()
+        keeper.renew()
+        keeper.stop()
+
+        async with working(queue):
+            first: Job[Any] | None = await queue.enqueue("echo", text="one")
+            await ended(first)
+            await redis.script_flush()
+            second: Job[Any] | None = await queue.enqueue("echo", text="two")
+            await ended(second)
+        assert [job.result for job in (first, second) if job] == ["one", "two"]

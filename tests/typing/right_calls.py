@@ -1,0 +1,137 @@
+"""What type checkers infer of tasks; read by mypy, never run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, assert_type
+
+import saq.types
+
+from knapsaq import INJECTED, Client, Context, Job, Queue, Registry, Schedule, connect, scheduled_task, task
+
+registry = Registry()
+
+
+class Session:
+    """Something that a provider makes."""
+
+
+@task
+async def with_context(ctx: Context, *, to: str, count: int = 1) -> dict[str, int]:
+    return {to: count}
+
+
+@task
+async def with_saqs_context(ctx: saq.types.Context, *, user_id: int) -> dict[str, Any]:
+    return {"user_id": user_id, "worker": ctx["worker"].id}
+
+
+@task
+async def with_a_dictionary(ctx: Mapping[str, Any], *, user_id: int) -> int:
+    return user_id
+
+
+@task
+async def with_another_name(context: Context, user_id: int) -> dict[str, Any]:
+    return {"user_id": user_id, "id": context.id}
+
+
+@task
+async def without_a_look_at_it(_ctx: Context, user_id: int) -> list[Any]:
+    return [user_id]
+
+
+@task
+async def without_context(payload: dict[str, Any], count: int = 1) -> str:
+    return str(payload) * count
+
+
+@task
+def plain(x: int, y: int) -> int:
+    return x + y
+
+
+@task
+def plain_with_context(ctx: Context, *, x: int) -> tuple[int, str]:
+    return x, ctx.id
+
+
+@task(name="mail.send", queue="mail", retries=3, retry_on=(OSError,), timeout=timedelta(minutes=1), run="async")
+async def with_options(ctx: Context, *, to: str) -> None: ...
+
+
+@registry.task(queue="mail")
+async def of_a_registry(*, to: str) -> bytes:
+    return to.encode()
+
+
+@scheduled_task(cron="0 2 * * *", timezone="Europe/Berlin", timeout=900, kwargs={"batch_size": 100})
+async def scheduled(ctx: Context, *, batch_size: int = 50) -> dict[str, int]:
+    return {"deleted": batch_size}
+
+
+@registry.scheduled_task(cron="* * * * *")
+def scheduled_and_plain() -> int:
+    return 1
+
+
+@task
+async def with_injected(ctx: Context, *, user_id: int, db_session: Session = INJECTED) -> int:
+    return user_id
+
+
+async def enqueuing() -> None:
+    assert_type(await with_context.enqueue(to="a"), Job[dict[str, int]])
+    assert_type(await with_context.delay(to="a", count=2), Job[dict[str, int]])
+    assert_type(await with_context.apply_async(kwargs={"to": "a"}, countdown=60), Job[dict[str, int]])
+    assert_type(await with_saqs_context.enqueue(user_id=1), Job[dict[str, Any]])
+    assert_type(await with_a_dictionary.enqueue(user_id=1), Job[int])
+    assert_type(await with_another_name.enqueue(1), Job[dict[str, Any]])
+    assert_type(await without_a_look_at_it.enqueue(1), Job[list[Any]])
+    assert_type(await without_context.enqueue({"a": 1}, count=2), Job[str])
+    assert_type(await plain.enqueue(1, y=2), Job[int])
+    assert_type(await plain_with_context.enqueue(x=1), Job[tuple[int, str]])
+    assert_type(await with_options.enqueue(to="a"), Job[None])
+    assert_type(await of_a_registry.enqueue(to="a"), Job[bytes])
+    assert_type(await scheduled.enqueue(), Job[dict[str, int]])
+    assert_type(await scheduled_and_plain.enqueue(), Job[int])
+    assert_type(await with_injected.enqueue(user_id=1), Job[int])
+
+
+async def waiting() -> None:
+    job = await with_context.enqueue(to="a")
+    assert_type(await job.wait(), dict[str, int])
+    assert_type(await job.wait(5), dict[str, int])
+    assert_type(await (await plain.enqueue(1, 2)).wait(timeout=5), int)
+    assert_type(job.headers, Mapping[str, str])
+    assert_type(job.ended, bool)
+
+
+async def using() -> None:
+    bound = plain.using(delay=60, key="k", headers={"trace": "1"}).using(eta=datetime.now(UTC))
+    assert_type(await bound.enqueue(1, y=2), Job[int])
+    assert_type(await with_context.using(queue="mail").enqueue(to="a"), Job[dict[str, int]])
+
+
+async def calling_in_place() -> None:
+    assert_type(await with_context({}, to="a"), dict[str, int])
+    assert_type(await with_context(Context(), to="a", count=2), dict[str, int])
+    assert_type(await with_saqs_context({"queue": None}, user_id=1), dict[str, Any])
+    assert_type(await without_context({"a": 1}), str)
+    assert_type(plain(1, 2), int)
+    assert_type(plain_with_context({}, x=1), tuple[int, str])
+    assert_type(await of_a_registry(to="a"), bytes)
+    assert_type(await with_injected({}, user_id=1, db_session=Session()), int)
+
+
+async def looking_things_up(ctx: Context) -> None:
+    async with connect("embedded", registry=registry) as client:
+        assert_type(client, Client)
+        assert_type(client.queue("mail"), Queue)
+        assert_type(await client.queue().job("key"), Job[Any] | None)
+        assert_type(await client.queue().enqueue("mail.send", to="a"), Job[Any] | None)
+    assert_type(plain.name, str)
+    assert_type(scheduled.schedules, tuple[Schedule, ...])
+    assert_type(ctx.job, Job[Any])
+    assert_type(ctx.retries, int)

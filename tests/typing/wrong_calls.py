@@ -1,0 +1,78 @@
+"""Calls that type checkers must refuse: mypy complains of each ``type: ignore`` that hides nothing. Never run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import saq.types
+
+from knapsaq import INJECTED, Context, Registry, scheduled_task, task
+
+registry = Registry()
+
+
+@task
+async def send(ctx: Context, *, to: str, count: int = 1) -> dict[str, Any]:
+    return {to: count}
+
+
+@task
+async def for_saq(ctx: saq.types.Context, *, user_id: int) -> dict[str, Any]:
+    return {"user_id": user_id}
+
+
+@task(retries=3)
+def add(x: int, y: int) -> int:
+    return x + y
+
+
+@registry.task
+async def process(payload: dict[str, Any]) -> list[Any]:
+    return [payload]
+
+
+@scheduled_task(cron="* * * * *")
+async def clean(*, batch_size: int = 50) -> int:
+    return batch_size
+
+
+@task
+async def store(*, user_id: int, db_session: bytes = INJECTED) -> None: ...
+
+
+async def arguments() -> None:
+    await send.enqueue()  # type: ignore[call-arg]
+    await send.enqueue(to=1)  # type: ignore[arg-type]
+    await send.enqueue("a")  # type: ignore[call-arg]
+    await send.enqueue(to="a", subject="Hi")  # type: ignore[call-arg]
+    await send.enqueue({}, to="a")  # type: ignore[arg-type, misc]
+    await send.delay(to="a", count="2")  # type: ignore[arg-type]
+    await for_saq.enqueue(user_id="1")  # type: ignore[arg-type]
+    await for_saq.enqueue({}, user_id=1)  # type: ignore[arg-type, misc]
+    await add.enqueue(1)  # type: ignore[call-arg]
+    await add.enqueue(1, "2")  # type: ignore[arg-type]
+    await process.enqueue([1])  # type: ignore[arg-type]
+    await clean.enqueue(batch_size="all")  # type: ignore[arg-type]
+    await store.enqueue()  # type: ignore[call-arg]
+    await add.using(delay=1).enqueue(1, 2, 3)  # type: ignore[call-arg]
+    await send.using(key="k").enqueue(to=b"a")  # type: ignore[arg-type]
+    await add.apply_async(countdown="soon")  # type: ignore[arg-type]
+
+
+async def results() -> None:
+    _number: int = await (await send.enqueue(to="a")).wait()  # type: ignore[assignment]
+    _text: str = await (await add.using(key="k").enqueue(1, 2)).wait()  # type: ignore[assignment]
+    await add(1, 2)  # type: ignore[misc]
+    _missing_await: dict[str, Any] = send({}, to="a")  # type: ignore[assignment]
+
+
+async def in_place() -> None:
+    await send(to="a")  # type: ignore[call-arg]
+    await send({}, to=1)  # type: ignore[arg-type]
+    add("1", 2)  # type: ignore[arg-type]
+
+
+def definitions() -> None:
+    task("a name")  # type: ignore[call-overload]
+    scheduled_task()  # type: ignore[call-arg]
+    add.no_such_method()  # type: ignore[attr-defined]

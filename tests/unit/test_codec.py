@@ -1,0 +1,434 @@
+from __future__ import annotations
+
+import dataclasses
+import enum
+import functools
+import math
+import uuid
+from collections.abc import Callable
+from datetime import UTC, date, datetime, time, timedelta, timezone
+from decimal import Decimal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypedDict
+
+import msgspec
+import pydantic
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from knapsaq.codec import INJECTED, Signature, shown
+from knapsaq.errors import InvalidArgumentsError, TaskDefinitionError
+from knapsaq.job import FIELDS
+
+if TYPE_CHECKING:
+    from collections import Missing  # type: ignore[attr-defined]
+
+NOTHING: frozenset[str] = frozenset()
+
+
+class Colour(enum.Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
+class Level(enum.IntEnum):
+    LOW = 1
+    HIGH = 2
+
+
+class Flags(enum.IntFlag):
+    READ = 1
+    WRITE = 2
+
+
+class Address(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(strict=True)
+
+    street: str = pydantic.Field(alias="streetName")
+    since: datetime
+    tags: set[str] = set()
+
+
+class Secret(pydantic.BaseModel):
+    password: pydantic.SecretStr
+
+
+class Point(msgspec.Struct):
+    x: int
+    y: float | None = None
+
+
+class Pair(NamedTuple):
+    left: int
+    right: str
+
+
+class Row(TypedDict):
+    id: uuid.UUID
+    note: str | None
+
+
+@dataclasses.dataclass
+class Customer:
+    name: str
+    address: Address
+    points: list[Point]
+    born: date | None = None
+    balance: Decimal = Decimal(0)
+
+
+class Opaque:
+    """A class that nobody can put into JSON."""
+
+
+def signature(function: Callable[..., Any]) -> Signature:
+    return Signature("t", function, takes_context=False)
+
+
+def through_json(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Send a call's arguments the way a job's go: bound, as JSON, and back."""
+    seen = signature(function)
+    stored = msgspec.json.decode(msgspec.json.encode(seen.bind(args, kwargs, NOTHING)))
+    return seen.unbind(stored, {})
+
+
+def taking(annotation: Any) -> Callable[..., Any]:
+    """Return a function with one parameter of that type."""
+
+    def function(value):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+        return value
+
+    function.__annotations__ = {"value": annotation}
+    return function
+
+
+# --- Types and values of them ----------------------------------------------------------------------------------------
+
+text = st.text(st.characters(exclude_categories=["Cs"]))
+offsets = st.integers(-14 * 60, 14 * 60).map(lambda minutes: timezone(timedelta(minutes=minutes)))
+finite = st.floats(allow_nan=False, allow_infinity=False)
+addresses = st.builds(
+    lambda street, since, tags: Address(streetName=street, since=since, tags=tags),
+    text,
+    st.datetimes(timezones=offsets),
+    st.sets(text, max_size=3),
+)
+points = st.builds(Point, st.integers(), st.none() | finite)
+dates = st.dates()
+decimals = st.decimals(allow_nan=False, allow_infinity=False)
+customers = st.builds(Customer, text, addresses, st.lists(points, max_size=3), st.none() | dates, decimals)
+
+keys: list[tuple[Any, st.SearchStrategy[Any]]] = [
+    (str, text),
+    (int, st.integers()),
+    (uuid.UUID, st.uuids()),
+    (Colour, st.sampled_from(Colour)),
+    (date, dates),
+]
+hashable: list[tuple[Any, st.SearchStrategy[Any]]] = [
+    *keys,
+    (bool, st.booleans()),
+    (float, finite),
+    (bytes, st.binary()),
+    (Decimal, decimals),
+    (datetime, st.datetimes() | st.datetimes(timezones=offsets)),
+    (timedelta, st.timedeltas()),
+    (time, st.times()),
+    (Level, st.sampled_from(Level)),
+    (Literal["a", 7], st.sampled_from(["a", 7])),
+    (Annotated[int, msgspec.Meta(ge=0)], st.integers(0)),
+    (int | None, st.none() | st.integers()),
+]
+leaves: list[tuple[Any, st.SearchStrategy[Any]]] = [
+    *hashable,
+    (None, st.none()),
+    (Flags, st.sampled_from([Flags.READ, Flags.WRITE])),
+    (Address, addresses),
+    (Point, points),
+    (Pair, st.builds(Pair, st.integers(), text)),
+    (Row, st.fixed_dictionaries({"id": st.uuids(), "note": st.none() | text})),
+    (Customer, customers),
+]
+
+
+@st.composite
+def typed_values(draw: st.DrawFn, depth: int = 2) -> tuple[Any, Any]:
+    """Draw an annotation and a value of it, nested up to ``depth`` containers deep."""
+    annotation, values = draw(annotated(depth))
+    return annotation, draw(values)
+
+
+@st.composite
+def annotated(draw: st.DrawFn, depth: int) -> tuple[Any, st.SearchStrategy[Any]]:
+    """Draw an annotation and the strategy of its values."""
+    kind = draw(st.sampled_from(["leaf", "set", *NESTED])) if depth else "leaf"
+    if kind == "leaf":
+        return draw(st.sampled_from(leaves))
+    if kind == "set":
+        inner, values = draw(st.sampled_from(hashable))
+        return set[inner], st.sets(values, max_size=4)
+    inner, values = draw(annotated(depth - 1))
+    key, names = draw(st.sampled_from(keys))
+    return NESTED[kind](inner, values, key, names)
+
+
+NESTED: dict[str, Callable[[Any, Any, Any, Any], tuple[Any, st.SearchStrategy[Any]]]] = {
+    "list": lambda inner, values, _key, _names: (list[inner], st.lists(values, max_size=4)),
+    "row": lambda inner, values, _key, _names: (tuple[inner, ...], st.lists(values, max_size=4).map(tuple)),
+    "tuple": lambda inner, values, _key, _names: (tuple[inner, int], st.tuples(values, st.integers())),
+    "dict": lambda inner, values, key, names: (dict[key, inner], st.dictionaries(names, values, max_size=4)),
+    "optional": lambda inner, values, _key, _names: (inner if inner is None else inner | None, st.none() | values),
+}
+
+
+def same(left: Any, right: Any) -> bool:
+    """Compare values and their types, all the way down; a time's zone by its offset."""
+    if type(left) is not type(right) or left != right:
+        return False
+    if isinstance(left, dict):
+        return all(same(left[key], right[key]) for key in left)
+    if isinstance(left, (list, tuple)):
+        return all(map(same, left, right))
+    if isinstance(left, datetime):
+        return left.utcoffset() == right.utcoffset()
+    return not isinstance(left, float) or math.copysign(1, left) == math.copysign(1, right)
+
+
+class TestRoundTrip:
+    @given(typed_values())
+    def test_what_is_accepted_arrives_equal_and_of_the_annotated_type(self, drawn: tuple[Any, Any]) -> None:
+        """A task gets the very values that it was called with, whatever its annotations."""
+        annotation, value = drawn
+        args, kwargs = through_json(taking(annotation), value)
+        assert kwargs == {}
+        assert same(args[0], value)
+
+    @given(st.recursive(st.none() | st.booleans() | st.integers() | finite | text, st.lists))
+    def test_a_parameter_without_annotation_takes_what_json_has(self, value: Any) -> None:
+        """Untyped tasks work, too."""
+        args, _ = through_json(taking(Any), value)
+        assert same(args[0], value)
+
+    def test_parameters_may_be_named_like_the_fields_of_a_job(self) -> None:
+        """``timeout``, ``key``, ``status`` and all the others are names like any other, which SAQ itself takes away."""
+        source = f"def function(*, {', '.join(sorted(FIELDS))}): ..."
+        scope: dict[str, Any] = {}
+        exec(source, scope)  # noqa: S102 - one parameter for each field that there is
+        given_values = {name: number for number, name in enumerate(sorted(FIELDS))}
+        assert through_json(scope["function"], **given_values) == ((), given_values)
+
+    def test_every_kind_of_parameter_gets_its_own_arguments(self) -> None:
+        """Positional-only, ``*args``, keyword-only and ``**kwargs`` are told apart after the way through JSON."""
+
+        def function(a: int, /, b: date, *rest: Decimal, c: bytes = b"", **more: timedelta) -> None: ...
+
+        today = date(2026, 3, 1)
+        args, kwargs = through_json(function, 1, today, Decimal(1), Decimal(2), c=b"x", later=timedelta(1))
+        assert args == (1, today, Decimal(1), Decimal(2))
+        assert kwargs == {"c": b"x", "later": timedelta(1)}
+
+    def test_defaults_are_left_to_the_worker(self) -> None:
+        """A default that is changed by a deployment counts also for jobs that wait already."""
+
+        def function(a: int = 1, b: int = 2, *, c: int = 3) -> None: ...
+
+        assert signature(function).bind((), {}, NOTHING) == {}
+        assert through_json(function, b=5) == ((), {"b": 5})
+
+    def test_a_decorated_function_keeps_its_annotations(self) -> None:
+        """The annotations are looked up where the function was written, not where its decorator was."""
+        wrapped = functools.wraps(pays)(functools.partial(pays))
+        assert through_json(wrapped, amount=Decimal("1.10")) == ((Decimal("1.10"),), {})
+
+
+def pays(amount: Decimal) -> None: ...
+
+
+class TestRefusal:
+    @pytest.mark.parametrize(
+        ("annotation", "value"),
+        [
+            (int, True),
+            (int, "1"),
+            (int, 1.5),
+            (str, 1),
+            (bool, 1),
+            (float, "1.5"),
+            (float, 10**400),
+            (datetime, "yesterday"),
+            (uuid.UUID, "no uuid"),
+            (Colour, "green"),
+            (Literal["a", "b"], "c"),
+            (Annotated[int, msgspec.Meta(ge=0)], -1),
+            (list[int], [1, "2"]),
+            (dict[str, int], {"a": None}),
+            (tuple[int, str], (1,)),
+            (Point, {"x": "1"}),
+            (Customer, {"name": "A"}),
+            (Address, {"street": "A", "since": "never"}),
+            (Any, math.nan),
+            (float, math.inf),
+            (Any, {"deep": [1, (2, -math.inf)]}),
+            (Any, lambda: None),
+            (Any, Opaque()),
+            (Any, [Opaque()]),
+            (Any, {(1, 2): 3}),
+            (Opaque, Opaque()),
+        ],
+        ids=repr,
+    )
+    def test_a_value_that_does_not_fit_names_its_parameter(self, annotation: Any, value: Any) -> None:
+        """The caller hears which argument is wrong, what it has to be and what it was."""
+        with pytest.raises(InvalidArgumentsError) as caught:
+            signature(taking(annotation)).bind((value,), {}, NOTHING)
+        error = caught.value
+        assert (error.task, error.parameter) == ("t", "value")
+        assert type(value).__name__ in error.given
+        assert error.expected
+        assert error.given in str(error)
+
+    def test_a_value_that_contains_itself_is_refused(self) -> None:
+        """Endless data is an error of the call, not of the process."""
+        value: list[Any] = []
+        value.append(value)
+        with pytest.raises(InvalidArgumentsError) as caught:
+            signature(taking(Any)).bind((value,), {}, NOTHING)
+        assert caught.value.parameter == "value"
+
+    def test_a_secret_that_json_would_turn_into_asterisks_is_refused_and_not_shown(self) -> None:
+        """A pydantic model that would arrive with other contents is not sent."""
+        with pytest.raises(InvalidArgumentsError, match="does not come back") as caught:
+            signature(taking(Secret)).bind((Secret(password=pydantic.SecretStr("hunter2")),), {}, NOTHING)
+        assert "hunter2" not in str(caught.value)
+
+    def test_a_large_value_is_shown_shortened(self) -> None:
+        """An error's text fits a screen, and a broken ``repr`` does not hide it."""
+        assert len(shown("x" * 10_000)) < 300
+
+        class Broken:
+            def __repr__(self) -> str:
+                raise RuntimeError
+
+        assert shown(Broken()) == "<no repr> (Broken)"
+
+
+def of_five(a: int, b: int, /, c: int, *, d: int, e: int = 0) -> None: ...
+
+
+class TestShapeOfTheCall:
+    @pytest.mark.parametrize(
+        ("args", "kwargs", "parameter", "said"),
+        [
+            ((), {}, "a", "given nothing"),
+            ((1,), {"c": 1, "d": 1}, "b", "given nothing"),
+            ((1, 2), {"d": 1}, "c", "given nothing"),
+            ((1, 2, 3), {}, "d", "given nothing"),
+            ((1, 2, 3), {"d": 1, "f": 1}, "f", "one of a, b, c, d, e"),
+            ((1, 2, 3), {"c": 1, "d": 1}, "*", "multiple values"),
+            ((1, 2, 3, 4), {"d": 1}, "*", "too many positional"),
+        ],
+    )
+    def test_a_call_of_the_wrong_shape_names_the_parameter(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], parameter: str, said: str
+    ) -> None:
+        """Missing, unknown and doubled arguments are told apart."""
+        with pytest.raises(InvalidArgumentsError) as caught:
+            signature(of_five).bind(args, kwargs, NOTHING)
+        assert caught.value.parameter == parameter
+        assert said in str(caught.value)
+
+    def test_a_task_without_parameters_says_so(self) -> None:
+        """The list of legal names is never empty."""
+        with pytest.raises(InvalidArgumentsError, match="expected one of no arguments"):
+            signature(lambda: None).bind((), {"x": 1}, NOTHING)
+
+    def test_a_waiting_job_that_no_longer_fits_the_function_names_the_parameter(self) -> None:
+        """After a deployment that changed the function, the job's error says how."""
+        seen = signature(of_five)
+        with pytest.raises(InvalidArgumentsError) as unknown:
+            seen.unbind({"a": 1, "b": 2, "c": 3, "d": 4, "gone": 5}, {})
+        with pytest.raises(InvalidArgumentsError) as missing:
+            seen.unbind({"a": 1, "b": 2, "c": 3}, {})
+        with pytest.raises(InvalidArgumentsError) as changed:
+            seen.unbind({"a": "1", "b": 2, "c": 3, "d": 4}, {})
+        assert [caught.value.parameter for caught in (unknown, missing, changed)] == ["gone", "d", "a"]
+
+
+def with_two_injected(x: int, db: Opaque = INJECTED, *, cache: Opaque, y: int = 0) -> None: ...
+
+
+class TestInjected:
+    def test_what_has_the_default_or_a_provider_is_filled_by_providers(self) -> None:
+        """Both spellings of an injected parameter count; ``*args`` and ``**kwargs`` never do."""
+        assert signature(with_two_injected).injectable(["cache", "other"]) == {"db", "cache"}
+        assert signature(lambda *args, **kwargs: None).injectable(["args", "kwargs"]) == NOTHING
+
+    def test_a_caller_neither_gives_nor_misses_it(self) -> None:
+        """For callers the parameter does not exist; giving it is refused by name."""
+        seen = signature(with_two_injected)
+        injected = seen.injectable(["cache"])
+        assert seen.bind((1,), {"y": 2}, injected) == {"x": 1, "y": 2}
+        with pytest.raises(InvalidArgumentsError, match="a provider fills it") as caught:
+            seen.bind((1,), {"cache": 1}, injected)
+        assert caught.value.parameter == "cache"
+
+    def test_the_worker_puts_it_in_its_place(self) -> None:
+        """Provided values are passed on as they are, by position or by name as the function asks."""
+        value = Opaque()
+        args, kwargs = signature(with_two_injected).unbind({"x": 1}, {"db": value, "cache": value})
+        assert args == (1, value)
+        assert kwargs == {"cache": value}
+
+
+def typed_for_checkers_only(good: int, bad: Missing) -> Missing: ...
+
+
+def with_a_wrong_annotation(bad: datetime.Missing) -> None: ...  # type: ignore[name-defined]
+
+
+def with_an_uncheckable_annotation(fine: int, bad: list[Point] | list[int]) -> None: ...
+
+
+class TestAnnotations:
+    @pytest.mark.parametrize("function", [typed_for_checkers_only, with_a_wrong_annotation])
+    def test_one_that_cannot_be_resolved_is_named_when_the_task_is_called_or_the_worker_starts(
+        self, function: Callable[..., Any]
+    ) -> None:
+        """An import that only type checkers see costs the author one clear message."""
+        seen = signature(function)
+        arguments = dict.fromkeys(seen.parameters, 1)
+        with pytest.raises(TaskDefinitionError, match=r"'bad' cannot be read: .*Missing"):
+            seen.bind((), arguments, NOTHING)
+        with pytest.raises(TaskDefinitionError, match=r"'bad' cannot be read: .*Missing"):
+            seen.verify(NOTHING)
+
+    def test_one_of_an_injected_parameter_need_not_exist_at_run_time(self) -> None:
+        """What a provider makes is not checked, so its type may be imported for checkers only."""
+        seen = signature(typed_for_checkers_only)
+        assert seen.bind((), {"good": 1}, frozenset({"bad"})) == {"good": 1}
+        assert seen.unbind({"good": 1}, {"bad": "made"}) == ((1, "made"), {})
+
+    def test_one_that_nothing_can_be_checked_against_is_named_when_the_worker_starts(self) -> None:
+        """No worker starts with a task whose every job would fail."""
+        with pytest.raises(TaskDefinitionError, match="'bad' cannot be checked"):
+            signature(with_an_uncheckable_annotation).verify(NOTHING)
+
+    def test_results_arrive_as_annotated_or_are_refused(self) -> None:
+        """The caller of ``wait`` gets what the function's author promised."""
+
+        def function() -> None: ...
+
+        function.__annotations__ = {"return": list[Point]}
+        assert signature(function).result([{"x": 1}]) == [Point(1)]
+        with pytest.raises(msgspec.ValidationError, match="Expected `int`"):
+            signature(function).result([{"x": "1"}])
+        assert signature(typed_for_checkers_only).result({"any": 1}) == {"any": 1}
+
+
+def test_aware_and_naive_times_stay_what_they_are() -> None:
+    """A naive ``datetime`` is not moved into some zone, and an aware one keeps its moment."""
+    naive = datetime(2026, 3, 29, 2, 30)  # noqa: DTZ001 - that is the point
+    ((arrived,), _) = through_json(taking(datetime), naive)
+    assert (arrived, arrived.tzinfo) == (naive, None)
+    aware = datetime(2026, 3, 29, 2, 30, tzinfo=UTC)
+    assert through_json(taking(datetime), aware)[0] == (aware,)

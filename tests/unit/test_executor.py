@@ -1,0 +1,315 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from knapsaq import Context, Discard, Job, Registry, Retry, Settings
+from knapsaq.errors import TaskTimeoutError
+from knapsaq.executor import MAX_ERROR_CHARACTERS, UNLIMITED_BACKOFF, Executor
+from knapsaq.outcomes import Aborted, Failed, Outcome, Retried, Succeeded
+from knapsaq.providers import Injector
+
+Runner = Callable[..., Any]
+
+
+@pytest.fixture
+def attempt(registry: Registry, settings: Settings) -> Runner:
+    """Run one attempt of a function, the first unless told otherwise, with a task's options and a job's fields."""
+
+    async def run(function: Callable[..., Any], number: int = 1, **options: Any) -> Outcome:
+        registry.clear()
+        fields = {name: options.pop(name) for name in ("kwargs", "timeout") if name in options}
+        task: Any = registry.task(name="t", **options)(function)
+        job: Job[Any] = task.build_job(task.using().options, (), {})
+        job.attempts = number
+        vars(job).update({"timeout": None, **fields})
+        executor = Executor(registry, Injector([task]), settings, {}, threads=1)
+        return await executor.run(job, Context(job=job))
+
+    return run
+
+
+def raising(error: BaseException) -> Callable[..., Any]:
+    async def function() -> None:
+        raise error
+
+    return function
+
+
+class TestReturning:
+    async def test_a_result_is_stored_as_json_can_carry_it(self, attempt: Runner) -> None:
+        """Tuples, sets and dates are turned into what the queue can write."""
+
+        async def f() -> Any:
+            return {"days": (timedelta(1),), "ids": {1}}
+
+        assert await attempt(f) == Succeeded({"days": ("P1D",), "ids": [1]})
+
+    @pytest.mark.parametrize("result", [object(), float("nan"), {1: {2: object()}}], ids=["object", "nan", "deep"])
+    async def test_a_result_that_cannot_be_stored_is_still_a_success(self, attempt: Runner, result: Any) -> None:
+        """The work is done and must not be done again; the job says why there is no result."""
+
+        async def f() -> Any:
+            return result
+
+        outcome = await attempt(f, retries=5)
+        assert isinstance(outcome, Succeeded)
+        assert outcome.result is None
+        assert "the result of task 't' cannot be stored" in str(outcome.problem)
+
+    async def test_a_plain_function_runs_in_a_thread_and_what_it_returns_is_awaited(self, attempt: Runner) -> None:
+        """The loop stays free, and a coroutine handed out by a plain function is not lost."""
+
+        async def later(name: str) -> str:
+            return name
+
+        def f() -> Any:
+            return later(threading.current_thread().name)
+
+        outcome = await attempt(f)
+        assert outcome.result != threading.current_thread().name
+
+
+class TestRetryPolicy:
+    async def test_without_retries_a_failure_is_final(self, attempt: Runner) -> None:
+        """Nobody's e-mail is sent twice unless its author said so."""
+        assert isinstance(await attempt(raising(OSError())), Failed)
+
+    async def test_retries_are_further_attempts(self, attempt: Runner) -> None:
+        """``retries=2`` makes three attempts."""
+        kinds = [type(await attempt(raising(OSError()), number, retries=2)) for number in (1, 2, 3)]
+        assert kinds == [Retried, Retried, Failed]
+
+    @pytest.mark.parametrize(
+        ("options", "error", "kind"),
+        [
+            ({"retry_on": ConnectionError}, ConnectionResetError(), Retried),
+            ({"retry_on": ConnectionError}, KeyError(), Failed),
+            ({"give_up_on": ConnectionError}, ConnectionResetError(), Failed),
+            ({"give_up_on": ConnectionError}, KeyError(), Retried),
+            ({"retry_on": OSError, "give_up_on": ConnectionError}, ConnectionError(), Failed),
+            ({}, SystemExit(1), Failed),
+            ({"retry_on": (SystemExit,)}, SystemExit(1), Retried),
+            ({"retry_on": ()}, KeyError(), Failed),
+        ],
+    )
+    async def test_only_what_is_worth_it_is_retried(
+        self, attempt: Runner, options: dict[str, Any], error: BaseException, kind: type[Outcome]
+    ) -> None:
+        """``give_up_on`` wins over ``retry_on``; subclasses count; leaving the process is a failure like others."""
+        assert isinstance(await attempt(raising(error), retries=3, **options), kind)
+
+    async def test_retry_names_the_exact_delay(self, attempt: Runner) -> None:
+        """Jitter and backoff do not touch what the task asked for; the past is now."""
+        for after, expected in [(7, 7.0), (timedelta(minutes=1), 60.0), (-5, 0.0), (0, 0.0)]:
+            outcome = await attempt(raising(Retry(after)), retries=3, retry_delay=100)
+            assert outcome.after == expected
+
+    async def test_retry_without_a_delay_takes_the_tasks_own(self, attempt: Runner) -> None:
+        """``raise Retry()`` is like failing, whatever the exception lists say."""
+        outcome = await attempt(raising(Retry()), retries=3, retry_delay=8, retry_jitter=False, give_up_on=Exception)
+        assert outcome.after == 8.0
+
+    async def test_retry_spends_the_tasks_retries(self, attempt: Runner) -> None:
+        """A task cannot go on for ever."""
+        kinds = [type(await attempt(raising(Retry(1)), number, retries=1)) for number in (1, 2)]
+        assert kinds == [Retried, Failed]
+
+    async def test_a_task_that_names_no_retries_may_ask_as_often_as_the_settings_say(
+        self, attempt: Runner, settings: Settings
+    ) -> None:
+        """``raise Retry()`` works without any option, up to a limit; naming 0 forbids it."""
+        limit = settings.task_max_retries
+        assert isinstance(await attempt(raising(Retry(1)), limit), Retried)
+        assert isinstance(await attempt(raising(Retry(1)), limit + 1), Failed)
+        assert isinstance(await attempt(raising(Retry(1)), 1, retries=0), Failed)
+
+    async def test_the_cause_of_a_retry_is_the_jobs_error(self, attempt: Runner) -> None:
+        """Be it named, chained or just being handled: people see what went wrong."""
+
+        async def named() -> None:
+            raise Retry(1, cause=ConnectionError("refused"))
+
+        async def chained() -> None:
+            raise Retry(1) from ConnectionError("refused")
+
+        async def handled() -> None:
+            try:
+                raise ConnectionError("refused")  # noqa: TRY301 - that is what people write
+            except ConnectionError:
+                raise Retry(1)  # noqa: B904 - that is what people write
+
+        for function in (named, chained, handled):
+            outcome = await attempt(function)
+            assert outcome.error.rstrip().endswith("ConnectionError: refused")
+
+    async def test_discard_ends_the_job_for_good(self, attempt: Runner) -> None:
+        """It is no failure, spends no retries, and says why."""
+        assert await attempt(raising(Discard("user is gone")), retries=3) == Aborted("discarded: user is gone")
+
+    async def test_arguments_that_do_not_fit_are_not_retried(self, attempt: Runner) -> None:
+        """No attempt can change them."""
+
+        async def f(*, n: int = 0) -> None: ...
+
+        outcome = await attempt(f, retries=3, kwargs={"n": "x"})
+        assert isinstance(outcome, Failed)
+        assert "InvalidArgumentsError: task 't', argument 'n'" in outcome.error
+
+
+class TestDelay:
+    @given(
+        number=st.integers(1, 10_000),
+        delay=st.floats(0, 10_000),
+        backoff=st.booleans() | st.floats(0, 100_000),
+    )
+    def test_it_doubles_up_to_the_longest_and_is_drawn_from_its_upper_half(
+        self, number: int, delay: float, backoff: bool | float
+    ) -> None:
+        """Retries spread out, never sooner than half the delay, never later than the whole of it."""
+        registry = Registry()
+        settings = Settings(_env_file=None)
+        task: Any = registry.task(
+            name="t", retries=10_000, retry_delay=delay, retry_backoff=backoff, retry_jitter=True
+        )(raising(KeyError()))
+        job: Job[Any] = task.build_job(task.using().options, (), {})
+        job.attempts = number
+        vars(job)["timeout"] = None
+        executor = Executor(registry, Injector([]), settings, {}, threads=1)
+        outcome = asyncio.run(executor.run(job, Context(job=job)))
+
+        longest = UNLIMITED_BACKOFF if backoff is True else float(backoff)
+        whole = delay if backoff is False else min(longest, delay * 2.0 ** min(number - 1, 60))
+        assert isinstance(outcome, Retried)
+        assert whole / 2 <= outcome.after <= whole
+
+    async def test_without_jitter_it_is_exact(self, attempt: Runner) -> None:
+        """1, 2, 4, 8 seconds, then the longest."""
+        options = {"retries": 9, "retry_delay": 1, "retry_backoff": 5, "retry_jitter": False}
+        delays = [(await attempt(raising(KeyError()), number, **options)).after for number in (1, 2, 3, 4, 5)]
+        assert delays == [1.0, 2.0, 4.0, 5.0, 5.0]
+
+
+class TestErrorText:
+    async def test_it_is_the_traceback(self, attempt: Runner) -> None:
+        """People see the line."""
+        outcome = await attempt(raising(KeyError("lost")))
+        assert outcome.error.startswith("Traceback (most recent call last)")
+        assert "raise error" in outcome.error
+        assert outcome.error.rstrip().endswith("KeyError: 'lost'")
+
+    async def test_a_long_one_keeps_its_beginning_and_its_end(self, attempt: Runner) -> None:
+        """An error with a page of HTML in it does not fill Redis."""
+        outcome = await attempt(raising(ValueError("first" + "x" * 100_000 + "last")))
+        assert len(outcome.error) < MAX_ERROR_CHARACTERS + 100
+        assert "first" in outcome.error
+        assert "characters left out" in outcome.error
+        assert outcome.error.rstrip().endswith("last")
+
+
+class TestTimeout:
+    async def test_an_attempt_over_its_limit_is_cancelled_and_may_be_retried(self, attempt: Runner) -> None:
+        """The function sees the cancellation; the job's error names the limit."""
+        seen: list[str] = []
+
+        async def f() -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                seen.append("cancelled")
+
+        outcome = await attempt(f, timeout=0.01, retries=1)
+        assert isinstance(outcome, Retried)
+        assert seen == ["cancelled"]
+        assert "TaskTimeoutError: task 't' ran over its limit of 0.01 s" in outcome.error
+
+    async def test_give_up_on_the_time_limit_works(self, attempt: Runner) -> None:
+        """It is an exception that options can name, and a ``TimeoutError`` besides."""
+        assert issubclass(TaskTimeoutError, TimeoutError)
+
+        async def f() -> None:
+            await asyncio.Event().wait()
+
+        assert isinstance(await attempt(f, timeout=0.01, retries=3, give_up_on=TaskTimeoutError), Failed)
+
+    async def test_a_timeout_of_the_tasks_own_is_an_ordinary_error(self, attempt: Runner) -> None:
+        """A slow server is not taken for the job's limit."""
+        outcome = await attempt(raising(TimeoutError("slow server")), timeout=60)
+        assert outcome.error.rstrip().endswith("TimeoutError: slow server")
+        assert "TaskTimeoutError" not in outcome.error
+
+    async def test_a_thread_that_runs_on_does_not_hold_the_job(
+        self, attempt: Runner, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Python cannot stop a thread, so the attempt ends without it, and the log says so."""
+        release = threading.Event()
+
+        def f() -> None:
+            release.wait()
+
+        outcome = await attempt(f, timeout=0.01)
+        release.set()
+        assert isinstance(outcome, Failed)
+        assert "timed out, but its thread runs on" in caplog.text
+
+
+class TestCancellation:
+    async def test_from_outside_it_is_no_outcome(self, attempt: Runner) -> None:
+        """Who cancels decides what becomes of the job."""
+        began = asyncio.Event()
+
+        async def f() -> None:
+            began.set()
+            await asyncio.Event().wait()
+
+        running = asyncio.create_task(attempt(f, retries=3))
+        await began.wait()
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+    async def test_a_task_may_cancel_what_it_began_itself(self, attempt: Runner) -> None:
+        """Cancellation inside the function stays inside."""
+
+        async def f() -> str:
+            inner = asyncio.create_task(asyncio.Event().wait())
+            inner.cancel()
+            await asyncio.gather(inner, return_exceptions=True)
+            return "done"
+
+        assert await attempt(f) == Succeeded("done")
+
+
+class TestPlainFunctions:
+    async def test_functions_for_saqs_way_of_calling_get_the_context_and_their_arguments(
+        self, registry: Registry, settings: Settings
+    ) -> None:
+        """Programs written for SAQ hand over functions instead of tasks."""
+
+        async def coroutine(ctx: Any, *, n: int) -> Any:
+            return [ctx["job"].key, n]
+
+        def blocking(ctx: Any, *, n: int) -> Any:
+            return [ctx["job"].key, n + 1]
+
+        executor = Executor(registry, Injector([]), settings, {"a": coroutine, "b": blocking}, threads=1)
+        results = []
+        for name in "ab":
+            job: Job[Any] = Job(function=name, key="k", kwargs={"n": 1}, attempts=1)
+            results.append(await executor.run(job, Context(job=job)))
+        assert results == [Succeeded(["k", 1]), Succeeded(["k", 2])]
+
+    async def test_an_unknown_name_fails_its_job_with_the_nearest(self, registry: Registry, settings: Settings) -> None:
+        """The job's error tells what is registered here, and it is not tried again."""
+        registry.task(name="send_email")(raising(KeyError()))
+        job: Job[Any] = Job(function="send_mail", attempts=1, retries=5)
+        outcome = await Executor(registry, Injector([]), settings, {}, threads=1).run(job, Context(job=job))
+        assert isinstance(outcome, Failed)
+        assert "did you mean 'send_email'" in outcome.error

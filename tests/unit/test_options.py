@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import dataclasses
+import math
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from knapsaq import Registry
+from knapsaq.errors import OptionError
+from knapsaq.options import CALL_CHECKS, CHECKS, CallOptions, TaskOptions
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+SECONDS_LEGAL = [(0, 0.0), (1.5, 1.5), (timedelta(minutes=2), 120.0), (315_360_000, 315_360_000.0)]
+SECONDS_ILLEGAL = [-1, 315_360_001, math.nan, math.inf, True, "5", 10**400, timedelta(-1), timedelta.max, [1]]
+NAMES_ILLEGAL = ["", "with space", "a" * 201, "new\nline", 5, ["a"]]
+RETRIES_ILLEGAL = [-1, 10_001, 1.0, True, "3"]
+TTL_ILLEGAL = [-2, 1.5, False, "1", timedelta(1)]
+
+LEGAL: dict[str, list[tuple[Any, Any]]] = {
+    "name": [("a", "a"), ("mail.send:v2/{eu}-1", "mail.send:v2/{eu}-1"), ("a" * 200, "a" * 200)],
+    "queue": [("mail", "mail")],
+    "timeout": SECONDS_LEGAL,
+    "retries": [(0, 0), (10_000, 10_000)],
+    "retry_delay": SECONDS_LEGAL,
+    "retry_backoff": [(True, True), (False, False), (60, 60.0), (timedelta(hours=1), 3600.0)],
+    "retry_jitter": [(True, True), (False, False)],
+    "retry_on": [(OSError, (OSError,)), ((OSError, KeyError), (OSError, KeyError)), ((), ())],
+    "give_up_on": [(ValueError, (ValueError,))],
+    "ttl": [(-1, -1), (0, 0), (60, 60)],
+    "run": [("async", "async"), ("thread", "thread")],
+    "dependencies": [({"db": print}, {"db": print})],
+}
+ILLEGAL: dict[str, list[Any]] = {
+    "name": NAMES_ILLEGAL,
+    "queue": NAMES_ILLEGAL,
+    "timeout": SECONDS_ILLEGAL,
+    "retries": RETRIES_ILLEGAL,
+    "retry_delay": SECONDS_ILLEGAL,
+    "retry_backoff": ["yes", -1, math.nan],
+    "retry_jitter": [1, 0.5, "no"],
+    "retry_on": ["OSError", [OSError], OSError("an instance"), (OSError, int)],
+    "give_up_on": [5, ("ValueError",)],
+    "ttl": TTL_ILLEGAL,
+    "run": ["process", "", True, []],
+    "dependencies": [5, ["db"], {1: print}, {"no name": print}],
+}
+CALL_LEGAL: dict[str, list[tuple[Any, Any]]] = {
+    "queue": [("mail", "mail")],
+    "key": [("welcome:7", "welcome:7")],
+    "delay": SECONDS_LEGAL,
+    "eta": [(NOW, NOW.timestamp())],
+    "timeout": SECONDS_LEGAL,
+    "retries": [(3, 3)],
+    "ttl": [(-1, -1)],
+    "headers": [({"trace": "1"}, {"trace": "1"}), ({}, {})],
+}
+CALL_ILLEGAL: dict[str, list[Any]] = {
+    "queue": NAMES_ILLEGAL,
+    "key": NAMES_ILLEGAL,
+    "delay": SECONDS_ILLEGAL,
+    "eta": [NOW.replace(tzinfo=None), "2026-03-01", NOW.timestamp(), NOW.date(), timedelta(1)],
+    "timeout": SECONDS_ILLEGAL,
+    "retries": RETRIES_ILLEGAL,
+    "ttl": TTL_ILLEGAL,
+    "headers": ["ab", ["ab"], 5, {"n": 1}, {1: "n"}],
+}
+
+
+def pairs(table: dict[str, list[Any]]) -> list[Any]:
+    return [pytest.param(option, value, id=f"{option}={value!r:.40}") for option in table for value in table[option]]
+
+
+def test_every_option_has_a_check_and_every_check_an_option() -> None:
+    """No option can be stored unchecked, and none is checked that nothing reads."""
+    assert {field.name for field in dataclasses.fields(TaskOptions)} == CHECKS.keys() == LEGAL.keys() == ILLEGAL.keys()
+    assert {field.name for field in dataclasses.fields(CallOptions)} == CALL_CHECKS.keys()
+    assert CALL_CHECKS.keys() == CALL_LEGAL.keys() == CALL_ILLEGAL.keys()
+
+
+class TestOptionsOfATask:
+    @pytest.mark.parametrize(("option", "value"), pairs(LEGAL))
+    def test_a_legal_value_is_stored_in_one_form(self, option: str, value: tuple[Any, Any]) -> None:
+        """Durations become seconds and single exceptions tuples, so that readers know one form."""
+        given, stored = value
+        assert getattr(TaskOptions.build("@task of 'f'", {option: given}), option) == stored
+
+    @pytest.mark.parametrize(("option", "value"), pairs(ILLEGAL))
+    def test_an_illegal_value_is_refused_with_what_would_be_right(self, option: str, value: Any) -> None:
+        """The error says where, which option, what was given and what is expected."""
+        with pytest.raises(OptionError) as caught:
+            TaskOptions.build("@task of 'f'", {option: value})
+        error = caught.value
+        assert (error.place, error.option, error.given) == ("@task of 'f'", option, value) or value != value  # noqa: PLR0124 - NaN
+        assert error.expected == CHECKS[option][0]
+        assert str(error).startswith(f"@task of 'f': option {option!r} is ")
+
+    @pytest.mark.parametrize("option", CHECKS)
+    def test_none_is_as_good_as_not_given(self, option: str) -> None:
+        """A program may hand on an option that it does not have."""
+        assert TaskOptions.build("here", {option: None}) == TaskOptions()
+
+    def test_a_mistyped_option_is_refused_with_the_nearest_and_all_legal_ones(self) -> None:
+        """Options of other task queues are not silently ignored."""
+        with pytest.raises(OptionError, match="did you mean 'retries'") as caught:
+            TaskOptions.build("here", {"retrys": 3})
+        assert all(option in caught.value.expected for option in CHECKS)
+        with pytest.raises(OptionError) as unlike:
+            TaskOptions.build("here", {"acks_late": True})
+        assert unlike.value.expected.startswith("one of the options name, queue")
+
+    def test_a_wrong_option_is_found_at_definition_and_nothing_is_registered(self, registry: Registry) -> None:
+        """The import fails, not the first job."""
+        with pytest.raises(OptionError, match="@task of 'f'"):
+
+            @registry.task(timeout=-1)
+            def f() -> None: ...
+
+        assert registry.names() == ()
+
+    def test_options_do_not_change_with_the_dictionary_they_were_given_in(self) -> None:
+        """Options are frozen, providers included."""
+        providers = {"db": print}
+        options = TaskOptions.build("here", {"dependencies": providers})
+        providers["more"] = print
+        assert set(options.dependencies) == {"db"}
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            options.retries = 5  # type: ignore[misc]
+
+
+class TestOptionsOfACall:
+    @pytest.mark.parametrize(("option", "value"), pairs(CALL_LEGAL))
+    def test_a_legal_value_is_stored_in_one_form(self, option: str, value: tuple[Any, Any]) -> None:
+        """A moment becomes seconds since 1970, a duration seconds."""
+        given, stored = value
+        assert getattr(CallOptions().merged("here", {option: given}), option) == stored
+
+    @pytest.mark.parametrize(("option", "value"), pairs(CALL_ILLEGAL))
+    def test_an_illegal_value_is_refused_with_what_would_be_right(self, option: str, value: Any) -> None:
+        """A moment without a zone, above all, is not guessed."""
+        with pytest.raises(OptionError) as caught:
+            CallOptions().merged("here", {option: value})
+        assert (caught.value.option, caught.value.expected) == (option, CALL_CHECKS[option][0])
+
+    def test_a_delay_and_a_moment_are_not_both_to_be_had(self) -> None:
+        """Two answers to one question are refused, also in two steps."""
+        with pytest.raises(OptionError, match="either delay or eta"):
+            CallOptions().merged("here", {"delay": 1, "eta": NOW})
+        with pytest.raises(OptionError, match="either delay or eta"):
+            CallOptions().merged("here", {"eta": NOW}).merged("there", {"delay": 1})
+
+    def test_later_options_lie_on_top_of_earlier_ones(self) -> None:
+        """``.using(...)`` can be chained; what is not named again stays, and the first is not changed."""
+        first = CallOptions().merged("here", {"queue": "mail", "timeout": 5})
+        second = first.merged("there", {"timeout": 6, "key": "k"})
+        assert (second.queue, second.timeout, second.key) == ("mail", 6.0, "k")
+        assert first.timeout == 5.0

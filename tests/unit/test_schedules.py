@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from knapsaq import Registry, Schedule
+from knapsaq.errors import InvalidArgumentsError, OptionError
+
+BERLIN = ZoneInfo("Europe/Berlin")
+
+
+def schedule(cron: Any, timezone: Any = None) -> Schedule:
+    return Schedule.build("@scheduled_task of 'f'", cron=cron, timezone=timezone, kwargs=None)
+
+
+def after(schedule: Schedule, moment: datetime, default: str = "UTC") -> datetime:
+    return datetime.fromtimestamp(schedule.next_after(moment, default), UTC)
+
+
+class TestDefinition:
+    @pytest.mark.parametrize("cron", ["", "* * * *", "* * * * * *", "@daily", "0 2", None, 5])
+    def test_an_expression_that_has_not_five_fields_is_refused_with_their_names(self, cron: Any) -> None:
+        """Seconds and words are not cron's five fields."""
+        with pytest.raises(OptionError, match="five fields: minute, hour, day of month, month, day of week") as caught:
+            schedule(cron)
+        assert (caught.value.option, caught.value.given) == ("cron", cron)
+
+    @pytest.mark.parametrize(
+        "cron", ["60 * * * *", "* 24 * * *", "* * 0 * *", "* * * 13 *", "* * * * 8", "a * * * *", "*/0 * * * *"]
+    )
+    def test_a_field_out_of_range_is_refused(self, cron: str) -> None:
+        """The worker never meets an expression that it cannot compute."""
+        with pytest.raises(OptionError, match="fields in range"):
+            schedule(cron)
+
+    @pytest.mark.parametrize("cron", ["0 0 30 2 *", "0 0 31 4,6 *"])
+    def test_a_day_that_never_comes_is_refused(self, cron: str) -> None:
+        """Each field is in range, but no date has them all."""
+        with pytest.raises(OptionError):
+            schedule(cron)
+
+    @pytest.mark.parametrize("timezone", ["Berlin", "America", "../UTC", "", 5])
+    def test_an_unknown_zone_is_refused(self, timezone: Any) -> None:
+        """A continent is no zone either."""
+        with pytest.raises(OptionError, match="an IANA zone") as caught:
+            schedule("0 2 * * *", timezone)
+        assert (caught.value.option, caught.value.given) == ("timezone", timezone)
+
+    def test_arguments_that_the_task_cannot_take_are_refused_and_nothing_is_registered(
+        self, registry: Registry
+    ) -> None:
+        """The nightly job does not fail in the night, but at import."""
+        with pytest.raises(InvalidArgumentsError, match="batch_size"):
+
+            @registry.scheduled_task(cron="0 2 * * *", kwargs={"batch_size": "many"})
+            async def clean_up(*, batch_size: int = 50) -> None: ...
+
+        assert registry.names() == ()
+
+    def test_the_arguments_cannot_be_changed_afterwards(self) -> None:
+        """A schedule is a value."""
+        given_arguments = {"n": 1}
+        built = Schedule.build("here", cron="* * * * *", timezone=None, kwargs=given_arguments)
+        given_arguments["n"] = 2
+        assert built.kwargs == {"n": 1}
+
+
+class TestNextDueTime:
+    def test_the_fields_are_read_in_the_schedules_own_zone(self) -> None:
+        """02:00 in Berlin is another moment in winter and in summer."""
+        nightly = schedule("0 2 * * *", "Europe/Berlin")
+        assert after(nightly, datetime(2026, 1, 10, 12, tzinfo=UTC)) == datetime(2026, 1, 11, 1, tzinfo=UTC)
+        assert after(nightly, datetime(2026, 7, 10, 12, tzinfo=UTC)) == datetime(2026, 7, 11, 0, tzinfo=UTC)
+
+    def test_without_a_zone_of_its_own_the_settings_one_counts(self) -> None:
+        """One setting moves all schedules that name no zone."""
+        nightly, moment = schedule("0 2 * * *"), datetime(2026, 1, 10, 12, tzinfo=UTC)
+        assert after(nightly, moment, "UTC") == datetime(2026, 1, 11, 2, tzinfo=UTC)
+        assert after(nightly, moment, "Asia/Tokyo") == datetime(2026, 1, 10, 17, tzinfo=UTC)
+
+    def test_a_time_that_the_clocks_skip_comes_when_they_have_been_moved(self) -> None:
+        """The night in which 02:30 does not exist is not left out."""
+        due = after(schedule("30 2 * * *", "Europe/Berlin"), datetime(2026, 3, 28, 12, tzinfo=UTC))
+        assert due.astimezone(BERLIN).isoformat() == "2026-03-29T03:00:00+02:00"
+
+    def test_both_names_of_sunday_are_known(self) -> None:
+        """0 and 7 are the same day."""
+        moment = datetime(2026, 3, 2, tzinfo=UTC)
+        assert after(schedule("0 0 * * 0"), moment) == after(schedule("0 0 * * 7"), moment)
+
+    @given(
+        st.datetimes(datetime(2020, 1, 1), datetime(2040, 1, 1)),  # noqa: DTZ001 - hypothesis adds the zone itself
+        st.integers(1, 59),
+    )
+    def test_it_is_later_whole_and_in_reach(self, naive: datetime, minutes: int) -> None:
+        """Due times go forwards, lie on whole minutes, and none is left out."""
+        moment = naive.replace(tzinfo=UTC)
+        due = after(schedule(f"*/{minutes} * * * *"), moment)
+        assert moment < due <= moment + timedelta(minutes=minutes)
+        assert (due.second, due.microsecond, due.minute % minutes) == (0, 0, 0)
