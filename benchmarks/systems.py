@@ -98,7 +98,9 @@ async def _run(worker: SaqWorker[Any], done: asyncio.Event) -> None:
 async def open_system(name: str, url: str, body: Callable[[], None]) -> AsyncIterator[System]:
     """Open a system by name; ``body`` is called by each job."""
     if name == "saq":
-        queue = RedisQueue.from_url(url, name=QUEUE, max_concurrent_ops=100) if "unix" not in url else _saq_on_socket(url)
+        queue = (
+            RedisQueue.from_url(url, name=QUEUE, max_concurrent_ops=100) if "unix" not in url else _saq_on_socket(url)
+        )
         await queue.connect()
         try:
             yield Saq(queue, body)

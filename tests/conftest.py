@@ -73,5 +73,3 @@ async def check_keys(redis: Any) -> None:
         if await redis.ttl(key) == -1 and not ENDLESS_KEYS.fullmatch(cast("bytes", key))
     ]
     assert not strays, f"keys without owner or expiry: {strays}"
-
-

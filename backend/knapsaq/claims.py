@@ -33,6 +33,9 @@ from knapsaq.registry import Registry
 from knapsaq.settings import TEN_YEARS, Settings
 from knapsaq.timing import now_ms
 
+CRASH_LIMIT = 3
+"""How many workers may die over a job before it counts as their murderer and fails."""
+
 Clock = Callable[[], int]
 """Returns milliseconds since 1970."""
 
@@ -115,7 +118,8 @@ class ClaimingQueue(RedisQueue):
             self.redis,
             [keys.queued, keys.active, keys.incomplete, keys.claims(worker), keys.aborts, keys.crashes]
             + [settlement.job_id for settlement in settlements],
-            [self.now_argument, want, token, *(field for settlement in settlements for field in settlement[1:])],
+            [self.now_argument, want, token, CRASH_LIMIT - 1]
+            + [field for settlement in settlements for field in settlement[1:]],
         )
         now, next_due, settled, claimed, aborts = reply
         claims: list[Claim] = []

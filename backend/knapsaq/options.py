@@ -110,8 +110,8 @@ def check(place: str, given: Mapping[str, Any], checks: Mapping[str, tuple[str, 
     for option, value in given.items():
         if option not in checks:
             close = difflib.get_close_matches(option, checks, n=1)
-            hint = f"did you mean {close[0]!r}? " if close else ""
-            raise OptionError(place, option, value, f"{hint}one of the options {', '.join(checks)}")
+            hint = f" (did you mean {close[0]!r}?)" if close else ""
+            raise OptionError(place, option, value, f"one of the options {', '.join(checks)}{hint}")
         if value is None:
             continue
         expected, convert = checks[option]

@@ -30,7 +30,7 @@ from saq.queue.base import JobError as SaqJobError
 from knapsaq import events
 from knapsaq.batching import Batcher
 from knapsaq.claims import ClaimingQueue
-from knapsaq.errors import InvalidArgumentsError, JobMissingError, PayloadTooLargeError, UnknownTaskError
+from knapsaq.errors import BrokerError, InvalidArgumentsError, JobMissingError, PayloadTooLargeError, UnknownTaskError
 from knapsaq.job import FIELDS, Job, check_fields
 from knapsaq.options import CallOptions
 from knapsaq.redis import scripts
@@ -232,12 +232,22 @@ class Queue(ClaimingQueue):
         return self.deserialize(await self._reading.ask(self.job_id(job_key)))
 
     async def _read(self, job_ids: Sequence[str]) -> Sequence[bytes | None]:
-        return cast("Sequence[bytes | None]", await self.redis.mget(job_ids))
+        with broker_errors(self.settings.redacted_broker_url):
+            return cast("Sequence[bytes | None]", await self.redis.mget(job_ids))
+
+    async def forget_worker(self, worker: str) -> None:
+        """Take a worker that has stopped out of what ``info`` shows."""
+        key = self.namespace(f"worker_info:{worker}")
+        async with self.redis.pipeline(transaction=True) as pipe:
+            pipe.zrem(self._stats, key)
+            pipe.delete(key)
+            await pipe.execute()
 
     async def disconnect(self) -> None:
-        """Close the connections."""
-        await self._pushes.close()
-        await super().disconnect()
+        """Close the connections; one that Redis has closed already is as good."""
+        with suppress(RedisError, OSError):
+            await self._pushes.close()
+            await super().disconnect()
 
     async def jobs(self, job_keys: Iterable[str]) -> list[Job[Any] | None]:  # type: ignore[override]
         """Return the jobs of these keys, with None for each that is not there."""
@@ -271,7 +281,7 @@ class Queue(ClaimingQueue):
                     with suppress(TimeoutError):
                         async with asyncio.timeout(LOOK_SECONDS):
                             await news.wait()
-        except (RedisError, OSError):
+        except (BrokerError, RedisError, OSError):
             return False
 
     def decode_result(self, job: Job[Any]) -> Any:

@@ -132,7 +132,7 @@ class Registry:
             place = f"@scheduled_task of {_named(function)}"
             schedule = Schedule.build(place, cron=cron, timezone=timezone, kwargs=kwargs)
             task = self._build(place, function, options, (schedule,))
-            task.signature.bind((), schedule.kwargs, task.injected)
+            task.signature.bind((), schedule.kwargs, task.signature.injectable(_left_open(task, schedule)))
             return self.add(task)
 
         return cast("Decorator", decorate)
@@ -229,6 +229,11 @@ class Registry:
         if not callable(function):
             raise TaskDefinitionError(repr(function), "a task is made of a function")
         return Task(function, TaskOptions.build(place, options), home=self, schedules=schedules)
+
+
+def _left_open(task: AnyTask, schedule: Schedule) -> frozenset[str]:
+    """Return what a schedule does not give; a provider that is not known yet may fill it."""
+    return frozenset(task.signature.parameters) - schedule.kwargs.keys()
 
 
 def _named(function: object) -> str:

@@ -175,6 +175,9 @@ class Scheduler:
     """Queues the jobs of schedules shortly before they are due.
 
     The key of such a job holds its due time, so however many workers run, each due time gives one job.
+
+    Raises:
+        InvalidArgumentsError: A schedule gives its task too few arguments.
     """
 
     def __init__(self, queue: Queue, tasks: Sequence[Task[..., Any, Any]]) -> None:
@@ -184,6 +187,8 @@ class Scheduler:
         self._fires = [
             _Fire(task, schedule, schedule.next_after(now, self._zone)) for task in tasks for schedule in task.schedules
         ]
+        for fire in self._fires:
+            self._job(fire)
 
     async def run_once(self) -> int:
         """Queue what is due within the horizon and return how many jobs that were."""

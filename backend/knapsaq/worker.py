@@ -27,7 +27,7 @@ from saq.worker import Worker as SaqWorker
 from saq.worker import ensure_coroutine_function_many
 
 from knapsaq import events
-from knapsaq.claims import Advance, Claim, Settlement
+from knapsaq.claims import CRASH_LIMIT, Advance, Claim, Settlement
 from knapsaq.client import Client
 from knapsaq.context import Context
 from knapsaq.executor import Executor
@@ -42,7 +42,6 @@ from knapsaq.upkeep import CronJobs, Rescuer, Scheduler, Sweeper, repeat
 from knapsaq.wakeup import BLOCK_SECONDS, Wakeup
 
 CLAIMED_A_CALL = 500
-CRASH_LIMIT = 3
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # seconds between attempts to reach Redis
 SCHEDULE_SECONDS = 20
 
@@ -183,6 +182,8 @@ class Worker(SaqWorker[Any]):
             await asyncio.wait(self._hooks, timeout=self.grace)
         await self._wakeup.close()
         await asyncio.to_thread(keeper.stop)
+        with contextlib.suppress(RedisError, OSError):
+            await self.queue.forget_worker(self.id)
         await self._injector.close()
         if self.shutdown:
             for function in ensure_coroutine_function_many(self.shutdown, self.pool):

@@ -69,7 +69,18 @@ def test_each_python_snippet_runs_in_a_project_of_its_own(snippet: Snippet, proj
     """A reader who copies the page's files and runs a snippet sees it work, without a warning."""
     project = projects[snippet.page]
     if snippet.file_name and snippet.file_name.startswith("tests/"):
-        run(project, "-m", "pytest", "-q", "-p", "no:valkey", "-o", "asyncio_mode=auto", "--rootdir=.", snippet.file_name)
+        run(
+            project,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:valkey",
+            "-o",
+            "asyncio_mode=auto",
+            "--rootdir=.",
+            snippet.file_name,
+        )
     elif snippet.file_name and snippet.file_name != "main.py":
         module = snippet.file_name.removesuffix(".py").replace("/", ".")
         run(project, "-W", "error:::shop", "-c", f"import {module}")
@@ -125,7 +136,10 @@ def test_every_link_inside_the_project_leads_somewhere() -> None:
     """Files and headings that the pages link to exist."""
     for page in PAGES:
         text = (ROOT / page).read_text(encoding="utf-8")
-        anchors = {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in re.findall(r"^#+ (.*)$", text, re.M)}
+        anchors = {
+            re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+            for title in re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+        }
         for target in re.findall(r"\]\(([^)]+)\)", text):
             if target.startswith("#"):
                 assert target[1:] in anchors, f"{page}: {target}"

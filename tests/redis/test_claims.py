@@ -10,6 +10,7 @@ import pytest
 from tests.support import left_behind, lists, store
 
 from knapsaq import Job, Queue, Settings
+from knapsaq.claims import CRASH_LIMIT, Claim
 from knapsaq.outcomes import Aborted, Failed, Outcome, Released, Retried, Succeeded
 from knapsaq.registry import AnyTask
 from knapsaq.testing import ManualClock
@@ -100,6 +101,44 @@ class TestClaim:
 
         assert await queue.claim(5, worker="w") == []
         assert (await lists(queue))["active"] == []
+
+
+@pytest.mark.usefixtures("echo")
+class TestLastChance:
+    async def test_jobs_at_their_last_chance_are_claimed_one_at_a_time(self, settings: Settings, queue: Queue) -> None:
+        """If the worker dies once more, it is clear over which one; the others wait a while for their turn."""
+        clock = ManualClock()
+        timed = Queue(queue.redis, "default", registry=queue.registry, settings=settings, clock=clock)
+        redis: Any = queue.redis
+        for key in ("a", "b", "fresh", "c"):
+            await queued(timed, key=key)
+        for key in "abc":
+            await redis.hset(timed.keys.crashes, timed.job_id(key), CRASH_LIMIT - 1)
+
+        first, fresh = await timed.claim(5, worker="w")
+        assert (first.job.key, fresh.job.key) == ("a", "fresh")
+        clock.advance(2)
+        assert await timed.claim(5, worker="w") == []
+        [elsewhere] = await timed.claim(1, worker="other") or await self._later(timed, clock, "other")
+        await timed.settle(first, Succeeded("innocent"), worker="w")
+        [last] = await self._later(timed, clock, "w")
+        assert {elsewhere.job.key, last.job.key} == {"b", "c"}
+        for claim, worker in ((fresh, "w"), (elsewhere, "other"), (last, "w")):
+            await timed.settle(claim, Succeeded("innocent"), worker=worker)
+        assert await left_behind(queue) == []
+
+    async def _later(self, queue: Queue, clock: ManualClock, worker: str) -> list[Claim]:
+        clock.advance(2)
+        return await queue.claim(1, worker=worker)
+
+    async def test_a_job_that_is_in_the_queue_twice_is_claimed_once(self, queue: Queue) -> None:
+        """A worker of SAQ that retries a scheduled job puts it there a second time."""
+        job = await queued(queue)
+        redis: Any = queue.redis
+        await redis.rpush(queue.keys.queued, job.id)
+        [claim] = await queue.claim(5, worker="w")
+        await queue.settle(claim, Succeeded("done"), worker="w")
+        assert await left_behind(queue) == []
 
 
 @pytest.mark.usefixtures("echo")

@@ -116,6 +116,7 @@ KEYS = {
 ARGS = {
     "now": text(MOMENT.pattern),
     "want": number(),
+    "last_chance": one_of(2),  # type: ignore[arg-type]
     "token": text(TOKENS.pattern),
     "verb": one_of("stamp", "finish", "retry", "release"),
     "payload": RECORD,
@@ -267,7 +268,7 @@ class TestReplies:
         keys = queue.keys
         shared = [keys.queued, keys.active, keys.incomplete, keys.claims("w1"), keys.aborts, keys.crashes]
         job = queue.job_id("a")
-        now, due, settled, claimed, aborts = await scripts.advance(queue.redis, shared, ["", 5, "t1"])
+        now, due, settled, claimed, aborts = await scripts.advance(queue.redis, shared, ["", 5, "t1", 2])
         assert MOMENT.fullmatch(str(now))
         assert float(due) == 4_000_000_000
         assert (settled, claimed[0], claimed[2], aborts) == ([], job.encode(), 0, [])
@@ -277,7 +278,7 @@ class TestReplies:
         await stored.abort("enough")
         stale = ("other", "finish", "{}", 5, "complete")
         ours = ("t1", "stamp", claimed[1], 0, "active")
-        reply = await scripts.advance(queue.redis, [*shared, job, job], ["", 0, "t2", *stale, *ours])
+        reply = await scripts.advance(queue.redis, [*shared, job, job], ["", 0, "t2", 2, *stale, *ours])
         assert reply[2:] == [[0, 1], [], [job.encode(), b"enough"]]
 
     async def test_lease_returns_the_workers_whose_lease_ran_out(self, queue: Queue) -> None:

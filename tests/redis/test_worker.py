@@ -16,10 +16,11 @@ from tests.redis.conftest import Gate
 from tests.support import Proxy, Server, ended, eventually, left_behind, lists, store, working
 
 from knapsaq import Client, Job, Queue, Registry, Settings, connect
+from knapsaq.claims import CRASH_LIMIT
 from knapsaq.redis.scripts import advance
 from knapsaq.registry import AnyTask
 from knapsaq.testing import ManualClock, running_worker
-from knapsaq.worker import CRASH_LIMIT, Worker, run_workers
+from knapsaq.worker import Worker, run_workers
 
 
 async def queued(queue: Queue, function: str = "echo", **options: Any) -> Job[Any]:

@@ -74,3 +74,18 @@ def test_retry_gives_the_signal_to_raise() -> None:
     signal = make_context().retry(after=60, cause=cause)
     assert isinstance(signal, Retry)
     assert (signal.after, signal.__cause__) == (60.0, cause)
+
+
+def test_a_retry_without_a_cause_does_not_hide_the_exception_that_is_being_handled() -> None:
+    """Who calls the task directly sees both in the traceback."""
+
+    def task() -> None:
+        try:
+            raise OSError("down")  # noqa: TRY301 - that is what people write
+        except OSError:
+            raise make_context().retry()  # noqa: B904 - likewise
+
+    with pytest.raises(Retry) as caught:
+        task()
+    assert isinstance(caught.value.__context__, OSError)
+    assert not caught.value.__suppress_context__

@@ -169,9 +169,10 @@ class TestDelay:
         number=st.integers(1, 10_000),
         delay=st.floats(0, 10_000),
         backoff=st.booleans() | st.floats(0, 100_000),
+        luck=st.random_module(),
     )
     def test_it_doubles_up_to_the_longest_and_is_drawn_from_its_upper_half(
-        self, number: int, delay: float, backoff: bool | float
+        self, number: int, delay: float, backoff: bool | float, luck: object
     ) -> None:
         """Retries spread out, never sooner than half the delay, never later than the whole of it."""
         registry = Registry()

@@ -10,6 +10,7 @@ import pytest
 from knapsaq import Registry, Task, get_registry, scheduled_task, task
 from knapsaq.errors import (
     DuplicateTaskError,
+    InvalidArgumentsError,
     OptionError,
     RegistryError,
     TaskDefinitionError,
@@ -204,3 +205,21 @@ class TestAutodiscover:
         """The name of the application is mistyped more often than anything else."""
         with pytest.raises(RegistryError, match=r"'no_such_app' cannot be imported.*check the name"):
             registry.autodiscover("no_such_app")
+
+
+def test_a_scheduled_task_may_ask_for_what_is_provided_later(registry: Registry) -> None:
+    """Tasks are defined before the configuration that names their providers is read."""
+
+    @registry.scheduled_task(cron="0 2 * * *", kwargs={"days": 3})
+    async def clean(*, days: int, db_session: object) -> None: ...
+
+    registry.provide({"db_session": object})
+    assert clean.parameters == ("days",)
+
+
+def test_a_scheduled_task_whose_arguments_do_not_fit_is_refused(registry: Registry) -> None:
+    """A wrong argument is found at definition, not at two in the morning."""
+    with pytest.raises(InvalidArgumentsError, match="'days'"):
+
+        @registry.scheduled_task(cron="0 2 * * *", kwargs={"days": "three"})
+        async def clean(*, days: int) -> None: ...

@@ -58,6 +58,11 @@ OLDEST_SERVER = (6, 2, 0)
 # A peer that vanished without a word is noticed after 30 s, where the kernel's own default is over two hours.
 KEEPALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPALIVE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 30_000}
 
+UNREACHABLE = (
+    "cannot be reached ({error})",
+    "start the server or correct the address in KNAPSAQ_BROKER_URL; unset, it means a private server",
+)
+
 DIAGNOSES: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str, str], ...] = (
     (AuthenticationError, "refused the login ({error})", "put the right user and password into KNAPSAQ_BROKER_URL"),
     (NoPermissionError, "forbids a command ({error})", "give the user `~* &* +@all` in the server's access list"),
@@ -79,11 +84,7 @@ DIAGNOSES: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], st
         "did not answer within {limit:g} s",
         "check the address, the firewall, the server's load, and whether it wants redis:// or, with TLS, rediss://",
     ),
-    (
-        OSError,
-        "cannot be reached ({error})",
-        "start the server or correct the address in KNAPSAQ_BROKER_URL; unset, it means a private server",
-    ),
+    (OSError, *UNREACHABLE),
     (InvalidResponse, "is not a Redis server ({error})", "correct host and port in KNAPSAQ_BROKER_URL"),
     (ResponseError, "answered with an error ({error})", "correct the server's configuration or KNAPSAQ_BROKER_URL"),
 )
@@ -271,6 +272,8 @@ def _diagnose(error: Exception, limit: float) -> tuple[str, str]:
         for kind, problem, remedy in DIAGNOSES:
             if isinstance(cause, kind):
                 return problem.format(error=error, limit=limit), remedy
+    if "connecting to" in str(error):  # redis-py's own text, where it has dropped the cause
+        return UNREACHABLE[0].format(error=error), UNREACHABLE[1]
     return f"ended the conversation ({error})", "look into its log; use rediss:// if it expects TLS"
 
 

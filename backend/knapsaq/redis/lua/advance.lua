@@ -1,13 +1,16 @@
 -- Settle what has ended, promote what is due, claim what may run: one step.
 -- keys: queued active incomplete claims aborts crashes | job
--- args: now want token | token verb payload number status
+-- args: now want token last_chance | token verb payload number status
+-- Of the jobs that have as many crashes as last_chance says a worker gets one at a time: the next crash tells for sure
+-- which job it was. The others wait a while.
 -- A settlement counts only while its claim stands. Verbs: stamp, finish (number is the ttl), retry and release
 -- (number is the delay in seconds; a released job without one goes to the front).
 -- Returns now in ms, the next due time in seconds or '', 1 or 0 for each settlement, the claimed jobs as id, payload,
 -- crashes; and the claimed jobs that somebody wants aborted as id, reason.
 local queued, active, incomplete, claims, aborts, crashes = unpack(KEYS, 1, 6)
-local now, want, call = ARGV[1], tonumber(ARGV[2]), ARGV[3]
+local now, want, call, last_chance = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
 local DUE_AT_ONCE = 1000
+local APART_SECONDS = 1
 
 if now == '' then
   local time = redis.call('TIME')
@@ -20,7 +23,7 @@ local some_crashed = redis.call('EXISTS', crashes) == 1
 local settled = {}
 for i = 1, #KEYS - 6 do
   local job = KEYS[6 + i]
-  local token, verb, payload, number, status = unpack(ARGV, 5 * i - 1, 5 * i + 3)
+  local token, verb, payload, number, status = unpack(ARGV, 5 * i, 5 * i + 4)
   if redis.call('HGET', claims, job) ~= token then
     settled[i] = 0
   elseif not redis.call('ZSCORE', incomplete, job) then
@@ -66,20 +69,33 @@ for _, job in ipairs(due) do
   redis.call('RPUSH', queued, job)
 end
 
+local function crashes_of(job)
+  return some_crashed and tonumber(redis.call('HGET', crashes, job) or 0) or 0
+end
+
 local claimed = {}
 local ids = want > 0 and redis.call('LPOP', queued, want) or nil
 if ids then
   local payloads = redis.call('MGET', unpack(ids))
   local scores = redis.call('ZMSCORE', incomplete, unpack(ids))
+  local suspected = false
+  if some_crashed then
+    for _, job in ipairs(redis.call('HKEYS', claims)) do
+      suspected = suspected or crashes_of(job) == last_chance
+    end
+  end
   for i, job in ipairs(ids) do
+    local count = crashes_of(job)
     if not payloads[i] then
       redis.call('ZREM', incomplete, job)
-    elseif scores[i] then
+    elseif scores[i] and count == last_chance and suspected then
+      redis.call('ZADD', incomplete, string.format('%.3f', now / 1000 + APART_SECONDS), job)
+    elseif scores[i] and redis.call('HSETNX', claims, job, call) == 1 then
+      suspected = suspected or count == last_chance
       redis.call('RPUSH', active, job)
-      redis.call('HSET', claims, job, call)
       claimed[#claimed + 1] = job
       claimed[#claimed + 1] = payloads[i]
-      claimed[#claimed + 1] = some_crashed and tonumber(redis.call('HGET', crashes, job) or 0) or 0
+      claimed[#claimed + 1] = count
     end
   end
 end

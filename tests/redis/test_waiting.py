@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from tests.support import eventually
+
+from knapsaq import Job, JobMissingError, Queue, Task
+from knapsaq.outcomes import Succeeded
+from knapsaq.testing import running_worker
+
+
+async def channels(queue: Queue) -> list[bytes]:
+    """Return the jobs' channels that somebody listens to."""
+    found: list[bytes] = await queue.redis.pubsub_channels("saq:job:*")
+    return found
+
+
+async def end(queue: Queue, job: Job[Any]) -> None:
+    """Run a job by hand."""
+    [claim] = await queue.claim(1, worker="by hand")
+    assert claim.job == job
+    assert await queue.settle(claim, Succeeded("done"), worker="by hand")
+
+
+class TestWait:
+    async def test_a_waiter_is_told_when_the_job_ends(self, queue: Queue, echo: Task[..., Any, Any]) -> None:
+        """It hears of it by a push: looking by itself would take longer than this test may."""
+        job = await echo.enqueue(text="hi")
+        waiting = asyncio.create_task(job.wait(5))
+        await eventually(lambda: channels(queue))
+        await end(queue, job)
+        assert await waiting == "done"
+
+    async def test_a_job_that_has_ended_already_is_not_waited_for(
+        self, queue: Queue, echo: Task[..., Any, Any]
+    ) -> None:
+        """The record is looked at once the line stands, so an end before it is not missed."""
+        job = await echo.enqueue(text="hi")
+        await end(queue, job)
+        assert await job.wait(5) == "done"
+
+    async def test_many_waiters_share_a_line_and_leave_nothing_behind(
+        self, queue: Queue, registry: Any, echo: Task[..., Any, Any]
+    ) -> None:
+        """A hundred jobs waited for at once end with no channel and no connection of theirs."""
+        async with running_worker(registry=registry):
+            jobs = await asyncio.gather(*(echo.enqueue(text=str(number)) for number in range(100)))
+            results = await asyncio.gather(*(job.wait(10) for job in jobs))
+        assert results == [str(number) for number in range(100)]
+        await eventually(lambda: queue._pushes._line is None)
+        assert await channels(queue) == []
+        assert not queue._pushes._waiters
+
+    async def test_two_may_wait_for_one_job_and_one_may_give_up(self, queue: Queue, echo: Task[..., Any, Any]) -> None:
+        """The line stays up for the one who goes on waiting."""
+        job = await echo.enqueue(text="hi")
+        patient = asyncio.create_task(job.wait(5))
+        with pytest.raises(TimeoutError):
+            await job.wait(0.01)
+        await eventually(lambda: channels(queue))
+        await end(queue, job)
+        assert await patient == "done"
+
+    async def test_a_line_that_was_cut_is_mended(self, queue: Queue, echo: Task[..., Any, Any]) -> None:
+        """An end that nobody could push is seen all the same."""
+        job = await echo.enqueue(text="hi")
+        waiting = asyncio.create_task(job.wait(5))
+        await eventually(lambda: channels(queue))
+        await queue.redis.client_kill_filter(_type="pubsub")
+        await end(queue, job)
+        assert await waiting == "done"
+
+    async def test_a_job_that_is_gone_says_so(self, queue: Queue, echo: Task[..., Any, Any]) -> None:
+        """Nobody waits for ever for a record that has expired."""
+        job = await echo.enqueue(text="hi")
+        await end(queue, job)
+        await queue.redis.delete(job.id)
+        with pytest.raises(JobMissingError):
+            await job.wait(5)

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from knapsaq.batching import Batcher
+
+
+class Calls:
+    """A call that notes what it is asked, and may be held up or fail."""
+
+    def __init__(self) -> None:
+        self.seen: list[list[int]] = []
+        self.error: Exception | None = None
+        self.open = asyncio.Event()
+        self.open.set()
+
+    async def __call__(self, requests: Sequence[int]) -> Sequence[int]:
+        self.seen.append(list(requests))
+        await self.open.wait()
+        if self.error is not None:
+            raise self.error
+        return [10 * request for request in requests]
+
+
+async def test_requests_of_one_turn_share_a_call() -> None:
+    """Each caller gets its own answer."""
+    calls = Calls()
+    batcher = Batcher(calls, 100)
+    assert await asyncio.gather(*(batcher.ask(number) for number in range(5))) == [0, 10, 20, 30, 40]
+    assert calls.seen == [[0, 1, 2, 3, 4]]
+
+
+async def test_a_call_carries_no_more_than_its_limit() -> None:
+    """More requests make more calls, and no request is lost or asked twice."""
+    calls = Calls()
+    batcher = Batcher(calls, 2)
+    assert await asyncio.gather(*(batcher.ask(number) for number in range(5))) == [0, 10, 20, 30, 40]
+    assert [len(call) for call in calls.seen] == [2, 2, 1]
+
+
+async def test_a_lone_request_goes_out_by_itself() -> None:
+    """It waits for nobody."""
+    calls = Calls()
+    batcher = Batcher(calls, 100)
+    assert [await batcher.ask(1), await batcher.ask(2)] == [10, 20]
+    assert calls.seen == [[1], [2]]
+
+
+@pytest.mark.parametrize("place", [0, 1, 2], ids=["first", "middle", "last"])
+async def test_a_cancelled_caller_takes_nobody_along(place: int) -> None:
+    """Whoever of a batch is cancelled, the others are answered."""
+    calls = Calls()
+    batcher = Batcher(calls, 100)
+    callers = [asyncio.create_task(batcher.ask(number)) for number in range(3)]
+    await asyncio.sleep(0)
+    callers[place].cancel()
+    answers = await asyncio.gather(*callers, return_exceptions=True)
+    assert isinstance(answers.pop(place), asyncio.CancelledError)
+    assert answers == [10 * number for number in range(3) if number != place]
+
+
+async def test_a_caller_cancelled_while_the_call_is_under_way_takes_nobody_along() -> None:
+    """The call belongs to no single caller."""
+    calls = Calls()
+    calls.open.clear()
+    batcher = Batcher(calls, 100)
+    callers = [asyncio.create_task(batcher.ask(number)) for number in range(2)]
+    while not calls.seen:
+        await asyncio.sleep(0)
+    callers[0].cancel()
+    calls.open.set()
+    assert await callers[1] == 10
+
+
+async def test_what_a_call_raises_goes_to_each_caller_and_the_next_call_is_made_afresh() -> None:
+    """An error of one turn is not remembered."""
+    calls = Calls()
+    calls.error = ValueError("away")
+    batcher = Batcher(calls, 100)
+    answers = await asyncio.gather(batcher.ask(1), batcher.ask(2), return_exceptions=True)
+    assert [str(answer) for answer in answers] == ["away", "away"]
+    calls.error = None
+    assert await batcher.ask(3) == 30
