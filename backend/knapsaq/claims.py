@@ -14,7 +14,7 @@ Invariants, each a test in ``tests/redis/test_claims.py``:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -142,6 +142,26 @@ class ClaimingQueue(RedisQueue):
     async def settle(self, claim: Claim, outcome: Outcome, *, worker: str) -> bool:
         """Write an outcome; False where the claim was lost and nothing was written."""
         return (await self.advance(worker, [self.settlement(claim, outcome)], 0)).settled[0]
+
+    async def unknown_claims(self, worker: str, known: Collection[str]) -> list[Settlement]:
+        """Return what puts back the jobs that a call claimed for a worker which never saw the reply.
+
+        Args:
+            worker: The worker's id.
+            known: The ids of the jobs that it knows of.
+        """
+        redis: Any = self.redis
+        lost = {
+            job_id: token
+            for job_id, token in (await redis.hgetall(self.keys.claims(worker))).items()
+            if job_id.decode() not in known
+        }
+        payloads = await redis.mget(lost) if lost else ()
+        return [
+            Settlement(job_id.decode(), token.decode(), "release", payload, 0, "queued")
+            for (job_id, token), payload in zip(lost.items(), payloads, strict=True)
+            if payload
+        ]
 
     def stamp(self, claim: Claim) -> Settlement:
         """Return the settlement that shows a claimed job as active."""

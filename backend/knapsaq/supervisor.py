@@ -32,10 +32,10 @@ from pathlib import Path
 
 from knapsaq.client import connect
 from knapsaq.errors import ConfigurationError, WorkerError
+from knapsaq.process import run_workers
 from knapsaq.redis.connection import broker_errors
 from knapsaq.registry import Registry
 from knapsaq.settings import Settings
-from knapsaq.worker import run_workers
 
 CHILD_VARIABLE = "KNAPSAQ_WORKER_CHILD"
 """Names, in a child, the descriptor of the pipe that its parent holds open."""

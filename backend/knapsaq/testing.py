@@ -11,9 +11,9 @@ from typing import Any
 from knapsaq.client import Client
 from knapsaq.context import Context
 from knapsaq.errors import NotConnectedError
+from knapsaq.process import run_workers
 from knapsaq.registry import Registry, get_registry
 from knapsaq.timing import Duration, seconds
-from knapsaq.worker import run_workers
 
 
 class ManualClock:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +28,6 @@ from saq.worker import ensure_coroutine_function_many
 
 from knapsaq import events
 from knapsaq.claims import CRASH_LIMIT, Advance, Claim, Settlement
-from knapsaq.client import Client
 from knapsaq.context import Context
 from knapsaq.executor import Executor
 from knapsaq.liveness import LeaseKeeper
@@ -158,18 +157,19 @@ class Worker(SaqWorker[Any]):
 
     def request_stop(self) -> None:
         """Begin to stop; a second call does not wait for the running jobs any longer."""
+        loop = asyncio.get_running_loop()
+        hard = self._cancellation_hard_deadline_s
         if self.event.is_set():
             self._release_running()
+            self._deadlines.append(loop.call_later(hard, self._give_up_running))
             return
         self.event.set()
         self._signal.set()
         events.worker_stopping(self.id, len(self._running), self.grace)
         if self._running:
-            loop = asyncio.get_running_loop()
-            hard = self.grace + self._cancellation_hard_deadline_s
             self._deadlines += (
                 loop.call_later(self.grace, self._release_running),
-                loop.call_later(hard, self._give_up_running),
+                loop.call_later(self.grace + hard, self._give_up_running),
             )
 
     async def _close(self, duties: list[asyncio.Task[None]], keeper: LeaseKeeper) -> None:
@@ -232,7 +232,9 @@ class Worker(SaqWorker[Any]):
                 events.broker_back(f"worker {self.id}")
                 self._away = False
             if self._doubtful:
-                await self._put_back_unknown(step)
+                known = {*self._running, *(claim.job.id for claim in step.claims)}
+                known.update(settlement.job_id for settlement in self._outbox + step.unreadable)
+                self._outbox += await self.queue.unknown_claims(self.id, known)
                 self._doubtful = False
         except BaseException as error:
             self._keep(settlements)
@@ -263,17 +265,6 @@ class Worker(SaqWorker[Any]):
             self._doubtful = False
         await asyncio.sleep(self._pause_seconds)
         self._pause_seconds = min(self._pause_seconds * 2, LONGEST_PAUSE)
-
-    async def _put_back_unknown(self, step: Advance) -> None:
-        """Put back jobs that were claimed for us by a call whose reply was lost."""
-        known = {*self._running, *(settlement.job_id for settlement in self._outbox + step.unreadable)}
-        known.update(claim.job.id for claim in step.claims)
-        redis: Any = self.queue.redis
-        claims = await redis.hgetall(self.queue.keys.claims(self.id))
-        for job_id, token in claims.items():
-            payload = await redis.get(job_id)
-            if job_id.decode() not in known and payload:
-                self._outbox.append(Settlement(job_id.decode(), token.decode(), "release", payload, 0, "queued"))
 
     def _stamps(self) -> list[Settlement]:
         stamps: list[Settlement] = []
@@ -380,44 +371,3 @@ def _call_in(loop: asyncio.AbstractEventLoop, function: Callable[[], object]) ->
     """Call a function in a loop's own thread; nothing happens if the loop has been closed."""
     with contextlib.suppress(RuntimeError):
         loop.call_soon_threadsafe(function)
-
-
-async def run_workers(
-    client: Client,
-    stop: asyncio.Event,
-    *,
-    queues: Sequence[str] | None = None,
-    concurrency: int | None = None,
-    hurry: asyncio.Event | None = None,
-) -> None:
-    """Run a worker for each queue in this loop until ``stop`` is set, then let them drain.
-
-    Args:
-        client: The open connection.
-        stop: Ends the workers once it is set.
-        queues: The names of the queues; all of the client's unless given.
-        concurrency: How many jobs of each queue run at once; ``Settings.concurrency`` unless given.
-        hurry: Set it to end the grace period.
-
-    Raises:
-        UnknownQueueError: A queue is not the client's.
-        ProviderError: A task asks for something that nobody provides.
-    """
-    workers = [Worker(client.queue(name), concurrency=concurrency) for name in queues or client.queues]
-    for worker in workers:
-        worker.SIGNALS = []
-
-    async def stop_all() -> None:
-        await stop.wait()
-        for worker in workers:
-            worker.request_stop()
-        if hurry is not None:
-            await hurry.wait()
-            for worker in workers:
-                worker.request_stop()
-
-    async with asyncio.TaskGroup() as group:
-        running = [group.create_task(worker.start()) for worker in workers]
-        stopping = group.create_task(stop_all())  # after the workers, so that an early stop finds them started
-        await asyncio.wait(running)
-        stopping.cancel()

@@ -11,7 +11,7 @@ import signal
 import sys
 
 from knapsaq import Settings, connect, task
-from knapsaq.worker import run_workers
+from knapsaq.process import run_workers
 
 
 def enter(line: object) -> None:

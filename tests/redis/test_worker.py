@@ -17,10 +17,11 @@ from tests.support import Proxy, Server, ended, eventually, left_behind, lists, 
 
 from knapsaq import Client, Job, Queue, Registry, Settings, connect
 from knapsaq.claims import CRASH_LIMIT
+from knapsaq.process import run_workers
 from knapsaq.redis.scripts import advance
 from knapsaq.registry import AnyTask
 from knapsaq.testing import ManualClock, running_worker
-from knapsaq.worker import Worker, run_workers
+from knapsaq.worker import Worker
 
 
 async def queued(queue: Queue, function: str = "echo", **options: Any) -> Job[Any]:

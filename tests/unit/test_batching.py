@@ -14,10 +14,12 @@ class Calls:
     def __init__(self) -> None:
         self.seen: list[list[int]] = []
         self.error: Exception | None = None
-        self.open = asyncio.Event()
+        self.began, self.open = asyncio.Event(), asyncio.Event()
         self.open.set()
 
     async def __call__(self, requests: Sequence[int]) -> Sequence[int]:
+        """Answer each request tenfold."""
+        self.began.set()
         self.seen.append(list(requests))
         await self.open.wait()
         if self.error is not None:
@@ -68,8 +70,7 @@ async def test_a_caller_cancelled_while_the_call_is_under_way_takes_nobody_along
     calls.open.clear()
     batcher = Batcher(calls, 100)
     callers = [asyncio.create_task(batcher.ask(number)) for number in range(2)]
-    while not calls.seen:
-        await asyncio.sleep(0)
+    await calls.began.wait()
     callers[0].cancel()
     calls.open.set()
     assert await callers[1] == 10

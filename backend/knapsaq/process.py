@@ -1,0 +1,50 @@
+"""Process: the workers of one process, one for each queue."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from knapsaq.client import Client
+from knapsaq.worker import Worker
+
+
+async def run_workers(
+    client: Client,
+    stop: asyncio.Event,
+    *,
+    queues: Sequence[str] | None = None,
+    concurrency: int | None = None,
+    hurry: asyncio.Event | None = None,
+) -> None:
+    """Run a worker for each queue in this loop until ``stop`` is set, then let them drain.
+
+    Args:
+        client: The open connection.
+        stop: Ends the workers once it is set.
+        queues: The names of the queues; all of the client's unless given.
+        concurrency: How many jobs of each queue run at once; ``Settings.concurrency`` unless given.
+        hurry: Set it to end the grace period.
+
+    Raises:
+        UnknownQueueError: A queue is not the client's.
+        ProviderError: A task asks for something that nobody provides.
+    """
+    workers = [Worker(client.queue(name), concurrency=concurrency) for name in queues or client.queues]
+    for worker in workers:
+        worker.SIGNALS = []
+
+    async def stop_all() -> None:
+        await stop.wait()
+        for worker in workers:
+            worker.request_stop()
+        if hurry is not None:
+            await hurry.wait()
+            for worker in workers:
+                worker.request_stop()
+
+    async with asyncio.TaskGroup() as group:
+        running = [group.create_task(worker.start()) for worker in workers]
+        stopping = group.create_task(stop_all())  # after the workers, so that an early stop finds them started
+        await asyncio.wait(running)
+        stopping.cancel()
