@@ -43,6 +43,7 @@ Clock = Callable[[], int]
 class Claim(NamedTuple):
     """A worker's hold on a job; ``crashes`` counts the workers that died while they ran it."""
 
+    job_id: str
     job: Job[Any]
     token: str
     crashes: int
@@ -124,13 +125,12 @@ class ClaimingQueue(RedisQueue):
         now, next_due, settled, claimed, aborts = reply
         claims: list[Claim] = []
         unreadable: list[Settlement] = []
-        for job_id, payload, crashes in zip(claimed[::3], claimed[1::3], claimed[2::3], strict=True):
-            job = self.deserialize(payload)
-            if job is None or job.id != job_id.decode():
-                ended = Settlement(job_id.decode(), token, "finish", payload, self.settings.result_ttl, "failed")
-                unreadable.append(ended)
+        for raw_id, payload, crashes in zip(claimed[::3], claimed[1::3], claimed[2::3], strict=True):
+            job, job_id = self.deserialize(payload), raw_id.decode()
+            if job is None or job.id != job_id:
+                unreadable.append(Settlement(job_id, token, "finish", payload, self.settings.result_ttl, "failed"))
             else:
-                claims.append(Claim(job, token, crashes))
+                claims.append(Claim(job_id, job, token, crashes))
         wait = max(0.0, float(next_due) - now / 1000) if next_due else None
         reasons = {job_id.decode(): text.decode() for job_id, text in zip(aborts[::2], aborts[1::2], strict=True)}
         return Advance(claims, [bool(answer) for answer in settled], wait, reasons, unreadable)
@@ -166,7 +166,7 @@ class ClaimingQueue(RedisQueue):
     def stamp(self, claim: Claim) -> Settlement:
         """Return the settlement that shows a claimed job as active."""
         claim.job.status = Status.ACTIVE
-        return Settlement(claim.job.id, claim.token, "stamp", self.serialize(claim.job), 0, "active")
+        return Settlement(claim.job_id, claim.token, "stamp", self.serialize(claim.job), 0, "active")
 
     def settlement(self, claim: Claim, outcome: Outcome) -> Settlement:
         """Return what is to be written for an outcome; the job itself is brought up to date."""
@@ -175,7 +175,7 @@ class ClaimingQueue(RedisQueue):
             _wait_again(job, outcome)
             verb = "retry" if isinstance(outcome, Retried) else "release"
             self.retried += verb == "retry"
-            return Settlement(job.id, claim.token, verb, self.serialize(job), outcome.after, "queued")
+            return Settlement(claim.job_id, claim.token, verb, self.serialize(job), outcome.after, "queued")
         job.completed = now_ms()
         if isinstance(outcome, Succeeded):
             job.status, job.result, job.error, job.progress = Status.COMPLETE, outcome.result, outcome.problem, 1.0
@@ -186,7 +186,7 @@ class ClaimingQueue(RedisQueue):
         else:
             job.status, job.error = Status.ABORTED, outcome.reason
             self.aborted += 1
-        return Settlement(job.id, claim.token, "finish", self._final(job), self.whole_ttl(job), job.status.value)
+        return Settlement(claim.job_id, claim.token, "finish", self._final(job), self.whole_ttl(job), job.status.value)
 
     def whole_ttl(self, job: SaqJob) -> int:
         """Return for how many seconds an ended job is kept, as Redis takes them; 0 is for ever, below 0 not at all."""

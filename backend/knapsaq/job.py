@@ -144,19 +144,19 @@ class Job(SaqJob, Generic[R]):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields that differ from SAQ's defaults, as SAQ stores them."""
+        fields = self.__dict__
         stored = {
-            name: value for name, value in self.__dict__.items() if name in FIELDS and _worth_storing(name, value)
+            name: value
+            for name, default in _DEFAULTS
+            if (value := fields[name]) is not default and (value != default or value.__class__ is not default.__class__)
         }
         if self.queue is not None:
             stored["queue"] = self.queue.name
+        if self.meta:
+            stored["meta"] = self.meta
         return stored
 
 
-_DEFAULTS = {field.name: field.default for field in dataclasses.fields(SaqJob)}
-
-
-def _worth_storing(name: str, value: Any) -> bool:
-    if name == "meta":
-        return bool(value)
-    default = _DEFAULTS[name]
-    return value is not default and (value.__class__ is not default.__class__ or bool(value != default))
+_DEFAULTS = tuple(
+    (field.name, field.default) for field in dataclasses.fields(SaqJob) if field.name not in ("queue", "meta")
+)

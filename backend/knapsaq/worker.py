@@ -232,7 +232,7 @@ class Worker(SaqWorker[Any]):
                 events.broker_back(f"worker {self.id}")
                 self._away = False
             if self._doubtful:
-                known = {*self._running, *(claim.job.id for claim in step.claims)}
+                known = {*self._running, *(claim.job_id for claim in step.claims)}
                 known.update(settlement.job_id for settlement in self._outbox + step.unreadable)
                 self._outbox += await self.queue.unknown_claims(self.id, known)
                 self._doubtful = False
@@ -292,19 +292,19 @@ class Worker(SaqWorker[Any]):
             return
         job.started = now_ms()
         job.worker_id = self.id
-        self._running[job.id] = _Running(claim, asyncio.create_task(self._run(claim), name=job.function))
+        self._running[claim.job_id] = _Running(claim, asyncio.create_task(self._run(claim), name=job.function))
 
     async def _run(self, claim: Claim) -> None:
         job = claim.job
-        running = self._running[job.id]
+        running = self._running[claim.job_id]
         running.begun = True
         ctx = Context(self.context, job=job, queue=self.queue)
         outcome = running.ends_as or await self._attempt(running, ctx)
         if running.ends_as is not None and not isinstance(outcome, Succeeded):
             outcome = running.ends_as  # the task turned its cancellation into an error of its own
-        if self._running.get(job.id) is not running:
+        if self._running.get(claim.job_id) is not running:
             return  # it was given up while it did not end
-        del self._running[job.id]
+        del self._running[claim.job_id]
         self._outbox.append(self.queue.settlement(claim, outcome))
         self._signal.set()
         if isinstance(outcome, Retried):
@@ -343,7 +343,7 @@ class Worker(SaqWorker[Any]):
         """Put back the jobs that do not end although they were cancelled."""
         for running in list(self._running.values()):
             events.cancellation_ignored(running.claim.job)
-            del self._running[running.claim.job.id]
+            del self._running[running.claim.job_id]
             outcome = running.ends_as or Released("the worker stopped")
             self._outbox.append(self.queue.settlement(running.claim, outcome))
         self._signal.set()
