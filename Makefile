@@ -79,7 +79,7 @@ floors: $(READY) ## Check that imports point down the floors
 bench: $(READY) ## Run the benchmarks
 	@$(PYTHON) -m benchmarks $(ARGS)
 
-chaos: $(READY) ## Run the fault tests: killed workers, lost brokers
+chaos: $(READY) ## Run the fault tests: killed workers, lost brokers (KNAPSAQ_CHAOS_ROUNDS=6 for longer)
 	@$(PYTHON) -m pytest tests/chaos $(ARGS)
 
 ##@ Tidy

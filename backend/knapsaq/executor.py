@@ -78,11 +78,10 @@ class Executor:
             return self._retried(task, job, signal)
         except Discard as signal:
             return Aborted(f"discarded: {signal.reason}")
-        except NEVER_RETRIED as error:
-            return Failed(_text(error))
         except (asyncio.CancelledError, KeyboardInterrupt):
             raise
         except BaseException as error:  # noqa: BLE001 - whatever a task raises is its own outcome
+            ctx["exception"] = error  # where SAQ's after_process functions look for it
             return self._failed(task, job, error)
 
     async def _attempt(self, task: Task[..., Any, Any] | None, job: Job[Any], ctx: Context) -> Any:
@@ -141,7 +140,7 @@ class Executor:
 
     def _failed(self, task: Task[..., Any, Any] | None, job: Job[Any], error: BaseException) -> Outcome:
         text = _text(error)
-        if job.attempts >= job.retries:
+        if job.attempts >= job.retries or isinstance(error, NEVER_RETRIED):
             return Failed(text)
         if task is not None:
             options = task.options

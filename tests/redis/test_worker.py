@@ -713,6 +713,19 @@ class TestSettingsStyle:
             await ended(wrong)
         assert wrong.status is Status.COMPLETE
 
+    async def test_what_a_task_raised_is_shown_to_after_process(self, queue: Queue, registry: Registry) -> None:
+        """SAQ's hooks report it from ``ctx["exception"]``."""
+        seen: list[object] = []
+
+        @registry.task
+        async def failing() -> None:
+            raise KeyError("gone")
+
+        async with working(queue, after_process=lambda ctx: seen.append(ctx.get("exception"))):
+            await ended(await failing.enqueue())
+            await eventually(lambda: seen)
+        assert [repr(error) for error in seen] == ["KeyError('gone')"]
+
 
 class TestRunningWorker:
     async def test_it_runs_a_worker_for_each_queue(self, client: Client, registry: Registry, echo: AnyTask) -> None:
