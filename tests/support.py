@@ -74,10 +74,11 @@ async def lists(queue: Queue) -> Mapping[str, list[str]]:
 
 
 async def left_behind(queue: Queue) -> list[str]:
-    """Return every key of a queue that neither expires nor is the record of a job."""
+    """Return every key of a queue that neither expires, nor is the record of a job, nor a worker's own lease."""
     redis: Any = queue.redis
     found = [key async for key in redis.scan_iter(match=f"saq:{queue.name}:*")]
-    return sorted([key.decode() for key in found if await redis.ttl(key) == -1])
+    own = queue.keys.leases.encode()
+    return sorted([key.decode() for key in found if key != own and await redis.ttl(key) == -1])
 
 
 async def store(queue: Queue, key: str, record: bytes) -> None:

@@ -113,13 +113,13 @@ class ClaimingQueue(RedisQueue):
             want: How many jobs it can start, 0 or more.
         """
         self._calls += 1
-        token = f"{now_ms()}.{self._calls}"
+        token = f"{worker} {now_ms()}.{self._calls}"
         keys = self.keys
         reply = await scripts.advance(
             self.redis,
-            [keys.queued, keys.active, keys.incomplete, keys.claims(worker), keys.aborts, keys.crashes]
+            [keys.queued, keys.active, keys.incomplete, keys.leases, keys.claims, keys.aborts, keys.crashes]
             + [settlement.job_id for settlement in settlements],
-            [self.now_argument, want, token, CRASH_LIMIT - 1]
+            [self.now_argument, worker, want, token, int(self.settings.lease * 1000), CRASH_LIMIT - 1]
             + [field for settlement in settlements for field in settlement[1:]],
         )
         now, next_due, settled, claimed, aborts = reply
@@ -130,6 +130,7 @@ class ClaimingQueue(RedisQueue):
             if job is None or job.id != job_id:
                 unreadable.append(Settlement(job_id, token, "finish", payload, self.settings.result_ttl, "failed"))
             else:
+                job.token = token
                 claims.append(Claim(job_id, job, token, crashes))
         wait = max(0.0, float(next_due) - now / 1000) if next_due else None
         reasons = {job_id.decode(): text.decode() for job_id, text in zip(aborts[::2], aborts[1::2], strict=True)}
@@ -153,8 +154,8 @@ class ClaimingQueue(RedisQueue):
         redis: Any = self.redis
         lost = {
             job_id: token
-            for job_id, token in (await redis.hgetall(self.keys.claims(worker))).items()
-            if job_id.decode() not in known
+            for job_id, token in (await redis.hgetall(self.keys.claims)).items()
+            if token.startswith(f"{worker} ".encode()) and job_id.decode() not in known
         }
         payloads = await redis.mget(lost) if lost else ()
         return [
@@ -166,16 +167,25 @@ class ClaimingQueue(RedisQueue):
     def stamp(self, claim: Claim) -> Settlement:
         """Return the settlement that shows a claimed job as active."""
         claim.job.status = Status.ACTIVE
-        return Settlement(claim.job_id, claim.token, "stamp", self.serialize(claim.job), 0, "active")
+        return Settlement(claim.job_id, claim.token, "stamp", self._record(claim.job), 0, "active")
 
     def settlement(self, claim: Claim, outcome: Outcome) -> Settlement:
         """Return what is to be written for an outcome; the job itself is brought up to date."""
+        try:
+            return self._settlement(claim, outcome)
+        except (TypeError, ValueError) as error:
+            claim.job.kwargs = None
+            return self._settlement(
+                claim, Failed(f"the task changed its job's arguments, which cannot be stored: {error}")
+            )
+
+    def _settlement(self, claim: Claim, outcome: Outcome) -> Settlement:
         job = claim.job
         if isinstance(outcome, (Retried, Released)):
             _wait_again(job, outcome)
             verb = "retry" if isinstance(outcome, Retried) else "release"
             self.retried += verb == "retry"
-            return Settlement(claim.job_id, claim.token, verb, self.serialize(job), outcome.after, "queued")
+            return Settlement(claim.job_id, claim.token, verb, self._record(job), outcome.after, "queued")
         job.completed = now_ms()
         if isinstance(outcome, Succeeded):
             job.status, job.result, job.error, job.progress = Status.COMPLETE, outcome.result, outcome.problem, 1.0
@@ -195,17 +205,30 @@ class ClaimingQueue(RedisQueue):
         return -1 if ttl < 0 else min(math.ceil(ttl), TEN_YEARS)
 
     def _final(self, job: Job[Any]) -> bytes | str:
-        """Return an ended job's record; a result that cannot be stored gives way to the reason."""
-        limit = self.settings.max_payload_bytes
+        """Return an ended job's record; a result that is too large gives way to the reason."""
+        payload, limit = self._record(job), self.settings.max_payload_bytes
+        if len(payload) <= limit or job.result is None:
+            return payload
+        job.error = str(PayloadTooLargeError(f"the result of task {job.function!r}", len(payload), limit))
+        job.result = None
+        return self._record(job)
+
+    def _record(self, job: Job[Any]) -> bytes | str:
+        """Return the record of a job that a task may have changed; what cannot be stored gives way to the reason.
+
+        Raises:
+            TypeError: Not even its arguments can be stored any more.
+        """
         try:
-            payload = self.serialize(job)
-            if len(payload) <= limit or job.result is None:
-                return payload
-            problem = str(PayloadTooLargeError(f"the result of task {job.function!r}", len(payload), limit))
+            return self.serialize(job)
         except (TypeError, ValueError) as error:
-            problem = f"the result of task {job.function!r} cannot be stored: {error}"
-        job.result, job.error = None, problem
-        return self.serialize(job)
+            problem = f"the job cannot be stored as task {job.function!r} left it: {error}"
+        job.meta, job.error = {}, None if job.error is None else _plain(job.error)
+        try:
+            return self.serialize(job)
+        except (TypeError, ValueError):
+            job.result, job.error = None, f"{job.error or ''}\n{problem}".strip()
+            return self.serialize(job)
 
     def deserialize(
         self, payload: dict[str, Any] | str | bytes | None, status: Status | str | None = None
@@ -231,6 +254,11 @@ class ClaimingQueue(RedisQueue):
     def serialize(self, job: SaqJob) -> bytes | str:
         """Return the record of a job as it is stored."""
         return self._dump(job.to_dict())
+
+
+def _plain(text: str) -> str:
+    """Return text that UTF-8 can carry."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _wait_again(job: Job[Any], outcome: Retried | Released) -> None:

@@ -9,6 +9,8 @@ Invariants, each a test in ``tests/unit/test_codec.py``:
 
 * what ``encode`` accepts, ``decode`` gives back equal and of the annotated type;
 * what ``encode`` refuses names the parameter, what it expects and what it got;
+* no value of a stored argument, nor one whose name looks secret, gets into an error;
+* what a function does to its arguments leaves those of the job as they were stored;
 * a parameter's name never collides with a field of SAQ's Job.
 """
 
@@ -16,6 +18,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 import types
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, get_type_hints
@@ -26,6 +29,11 @@ from knapsaq.errors import InvalidArgumentsError, TaskDefinitionError
 
 Kind = inspect.Parameter
 SHOWN_CHARACTERS = 200
+
+SECRET = re.compile(
+    r"passw|passphrase|secret|token|api_?key|private_?key|authorization|cookie|credential|card", re.IGNORECASE
+)
+"""Names whose values are not shown."""
 
 
 class _InjectedType:
@@ -44,11 +52,13 @@ def to_json_types(value: object) -> Any:
 
     Raises:
         TypeError: It holds something that JSON cannot carry; the text names its type.
-        ValueError: It holds a number that JSON cannot carry.
+        ValueError: It holds a number or text that JSON cannot carry.
     """
     plain = msgspec.to_builtins(value, str_keys=True, enc_hook=_encode_foreign)
     if plain.__class__ in _WITH_NUMBERS:
         _refuse_infinite(plain)
+    if isinstance(plain, _WITH_TEXT):
+        msgspec.json.encode(plain)  # refuses half a surrogate pair, as os.fsdecode makes them
     return plain
 
 
@@ -69,6 +79,13 @@ def shown(value: object) -> str:
         text = "<no repr>"
     cut = text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
     return f"{cut} ({type(value).__name__})"
+
+
+def copied(value: Any) -> Any:
+    """Return JSON types with lists and dicts of their own, so that whoever changes them changes no one else's."""
+    if value.__class__ is dict:
+        return {name: copied(item) for name, item in value.items()}
+    return [copied(item) for item in value] if value.__class__ is list else value
 
 
 class _Unresolved:
@@ -151,7 +168,7 @@ class Signature:
         if not args and shape.plain and shape.required <= kwargs.keys() <= shape.names:
             return {name: self._encode(name, name, value) for name, value in kwargs.items()}
         for name in injected & kwargs.keys():
-            raise InvalidArgumentsError(self._task, name, "nothing, as a provider fills it", shown(kwargs[name]))
+            raise InvalidArgumentsError(self._task, name, "nothing, as a provider fills it", _given(name, kwargs[name]))
         try:
             bound = shape.signature.bind(*args, **kwargs)
         except TypeError as error:
@@ -186,7 +203,8 @@ class Signature:
         """Return the positional and named arguments with which the function is called in the worker.
 
         Args:
-            stored: What ``bind`` gave, after its way through JSON; or the kwargs of a job that SAQ itself queued.
+            stored: What ``bind`` gave, after its way through JSON; or the kwargs of a job that SAQ itself queued. The
+                function gets copies, as a retry writes this again.
             provided: Injected values by parameter name.
 
         Raises:
@@ -194,7 +212,7 @@ class Signature:
         """
         values: dict[str, Any] = {}
         extra: dict[str, Any] = {}
-        for name, item in stored.items():
+        for name, item in copied(dict(stored)).items():
             parameter = self.parameters.get(name)
             if parameter is None or parameter.kind is Kind.VAR_KEYWORD:
                 extra[name] = self._decode(name, self._extra_name(name), item)
@@ -234,8 +252,9 @@ class Signature:
         try:
             encoded = to_json_types(value)
         except (TypeError, ValueError, RecursionError) as error:
-            expected = f"{self._expected(name)}, made of what JSON can carry ({error})"
-            raise InvalidArgumentsError(self._task, shown_name, expected, shown(value)) from None
+            detail = "" if SECRET.search(shown_name) else f" ({error})"
+            expected = f"{self._expected(name)}, made of what JSON can carry{detail}"
+            raise InvalidArgumentsError(self._task, shown_name, expected, _given(shown_name, value)) from None
         self._decode(shown_name, name, encoded, value)
         return encoded
 
@@ -246,9 +265,12 @@ class Signature:
         try:
             return from_json_types(encoded, annotation)
         except (msgspec.ValidationError, TypeError, ValueError) as error:
-            value = encoded if given is Kind.empty else given
-            expected = f"{self._expected(name)} ({error})"
-            raise InvalidArgumentsError(self._task, shown_name, expected, shown(value)) from None
+            if given is Kind.empty or SECRET.search(shown_name):
+                detail, value = _without_values(error), _kind(encoded if given is Kind.empty else given)
+            else:
+                detail, value = str(error), shown(given)
+            expected = f"{self._expected(name)} ({detail})" if detail else self._expected(name)
+            raise InvalidArgumentsError(self._task, shown_name, expected, value) from None
 
     def _expected(self, name: str) -> str:
         annotation = self._annotations[name]
@@ -261,7 +283,7 @@ class Signature:
         legal = ", ".join(shape.signature.parameters) or "no arguments"
         for name, value in kwargs.items():
             if name not in shape.names and not self.open_ended:
-                return InvalidArgumentsError(self._task, name, f"one of {legal}", shown(value))
+                return InvalidArgumentsError(self._task, name, f"one of {legal}", _given(name, value))
         positional = [p.name for p in shape.signature.parameters.values() if p.kind in _BY_POSITION]
         given = {*positional[: len(args)], *kwargs}
         for name, parameter in shape.signature.parameters.items():
@@ -286,7 +308,31 @@ def _resolve(function: Callable[..., Any], name: str) -> Any:
         return _Unresolved(error)
 
 
+def _given(name: str, value: object) -> str:
+    return _kind(value) if SECRET.search(name) else shown(value)
+
+
+def _kind(value: object) -> str:
+    return f"a value of type {type(value).__name__}"
+
+
+_WITHOUT_VALUES = re.compile(
+    r"(Expected `[^`]+`, got `[^`]+`|Object missing required field `[^`]+`)( - at `\$[^`]*`)?", re.DOTALL
+)
+_PLACE = re.compile(r"at `\$[^`]*`\Z")
+
+
+def _without_values(error: Exception) -> str:
+    """Return what an error tells without quoting the data: of msgspec's the kind and the place, else the place."""
+    text = str(error)
+    if isinstance(error, msgspec.ValidationError) and _WITHOUT_VALUES.fullmatch(text):
+        return text
+    place = _PLACE.search(text)
+    return place[0] if place else ""
+
+
 _WITH_NUMBERS = (float, list, tuple, dict)
+_WITH_TEXT = (str, list, tuple, dict)
 
 
 def _refuse_infinite(plain: Any) -> None:

@@ -6,7 +6,9 @@ same facts as typed attributes beside them.
 
 from __future__ import annotations
 
+import functools
 import logging
+import socket
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +66,11 @@ class Context(dict[str, Any]):
         return self["job"].headers if "job" in self else {}
 
     @property
+    def hostname(self) -> str:
+        """The name of the machine that it runs on."""
+        return _hostname()
+
+    @property
     def called_directly(self) -> bool:
         """Whether the function was called in place, not by a worker."""
         return "worker" not in self
@@ -82,3 +89,8 @@ class Context(dict[str, Any]):
             cause: What made it necessary; its traceback becomes the job's error.
         """
         return Retry(after, cause)
+
+
+@functools.cache
+def _hostname() -> str:
+    return socket.gethostname()

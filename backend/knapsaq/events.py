@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+import msgspec
+
 if TYPE_CHECKING:
     from saq.job import Job
 
 logger = logging.getLogger("knapsaq")
-SHOWN_BYTES = 200
+SHOWN_CHARACTERS = 200
 
 
 def job_enqueued(job: Job) -> None:
@@ -37,8 +39,13 @@ def claim_lost(job_id: str) -> None:
 
 
 def thread_abandoned(job: Job) -> None:
-    """A thread runs on after its job has timed out; Python cannot stop it."""
-    logger.warning("job %s of task %s timed out, but its thread runs on", job.key, job.function)
+    """A thread runs on after its job has timed out or was interrupted; Python cannot stop it."""
+    logger.warning("job %s of task %s was cancelled, but its thread runs on", job.key, job.function)
+
+
+def thread_awaited(job: Job, threads: int) -> None:
+    """A job waits for a thread; those that were abandoned count until they end."""
+    logger.warning("job %s of task %s waits, as all %s threads are busy", job.key, job.function, threads)
 
 
 def cancellation_ignored(job: Job) -> None:
@@ -47,9 +54,11 @@ def cancellation_ignored(job: Job) -> None:
 
 
 def record_unreadable(queue: str, record: object, error: Exception) -> None:
-    """A stored job cannot be read."""
-    text = repr(record)[:SHOWN_BYTES] if isinstance(record, (bytes, str)) else type(record).__name__
-    logger.error("queue %s holds a record that cannot be read: %r; it begins with %s", queue, error, text)
+    """A stored job cannot be read; its contents, arguments among them, are not logged."""
+    # The text of an error and not its repr, which may hold the bytes that could not be decoded.
+    problem = f"{type(error).__name__}: {error}"[:SHOWN_CHARACTERS]
+    size = f"length {len(record):,}" if isinstance(record, (bytes, str)) else type(record).__name__
+    logger.error("queue %s holds a record that cannot be read (%s, %s): %s", queue, _key(record), size, problem)
 
 
 def worker_started(worker: str, queue: str, concurrency: int, tasks: int) -> None:
@@ -85,3 +94,13 @@ def broker_back(place: str) -> None:
 def duty_failed(duty: str, error: BaseException) -> None:
     """A background duty raised; it is tried again."""
     logger.error("%s failed and is tried again", duty, exc_info=error)
+
+
+def _key(record: object) -> str:
+    """Return the key in a record as far as that can be read."""
+    try:
+        fields = msgspec.json.decode(record) if isinstance(record, (bytes, str)) else record
+    except (ValueError, RecursionError):
+        fields = None
+    key = fields.get("key") if isinstance(fields, dict) else None
+    return f"key {key[:SHOWN_CHARACTERS]!r}" if isinstance(key, str) else "without a key"

@@ -13,17 +13,19 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import math
 import random
+import threading
 import traceback
 from collections.abc import Callable, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 import anyio
 import anyio.to_thread
 
 from knapsaq import events
-from knapsaq.codec import to_json_types
+from knapsaq.codec import copied, to_json_types
 from knapsaq.context import Context
 from knapsaq.errors import InvalidArgumentsError, TaskDefinitionError, TaskTimeoutError, UnknownTaskError
 from knapsaq.job import Job
@@ -46,7 +48,7 @@ class Executor:
         injector: Makes their dependencies.
         settings: Limits of jobs that name none.
         functions: Further functions by name, called as SAQ calls them.
-        threads: How many plain functions run at once.
+        threads: How many plain functions run at once, those counted that time-outs have left behind.
     """
 
     def __init__(
@@ -61,7 +63,8 @@ class Executor:
         self._injector = injector
         self._settings = settings
         self._functions = functions
-        self._limiter = anyio.CapacityLimiter(threads)
+        self._threads = anyio.CapacityLimiter(threads)
+        self._unlimited = anyio.CapacityLimiter(math.inf)
 
     async def run(self, job: Job[Any], ctx: Context) -> Outcome:
         """Run one attempt.
@@ -77,7 +80,7 @@ class Executor:
         except Retry as signal:
             return self._retried(task, job, signal)
         except Discard as signal:
-            return Aborted(f"discarded: {signal.reason}")
+            return Aborted(_storable(f"discarded: {signal.reason}"))
         except (asyncio.CancelledError, KeyboardInterrupt):
             raise
         except BaseException as error:  # noqa: BLE001 - whatever a task raises is its own outcome
@@ -101,7 +104,7 @@ class Executor:
         try:
             async with asyncio.timeout(job.timeout or None) as limit:
                 if task is None:
-                    return await self._call_plain(job, ctx)
+                    return await self._call_plain(job, ctx, limit)
                 plan = self._injector.plan(task)
                 provided = await plan.resolve(ctx, stack, self._injector.shared) if plan.wanted else {}
                 args, kwargs = task.signature.unbind(job.kwargs or {}, provided)
@@ -109,30 +112,49 @@ class Executor:
                     args = (ctx, *args)
                 if task.is_async:
                     return await task.function(*args, **kwargs)
-                return await self._in_thread(task.function, args, kwargs)
+                return await self._in_thread(job, limit, functools.partial(task.function, *args, **kwargs))
         except TimeoutError as error:
             if not limit.expired():
                 raise
-            if task is None or not task.is_async:
-                events.thread_abandoned(job)
             raise TaskTimeoutError(job.function, float(job.timeout)) from error
 
-    async def _call_plain(self, job: Job[Any], ctx: Context) -> Any:
+    async def _call_plain(self, job: Job[Any], ctx: Context, limit: asyncio.Timeout) -> Any:
         function = self._functions.get(job.function)
         if function is None:
             raise UnknownTaskError(job.function, self._registry.names())
+        kwargs = copied(job.kwargs or {})
         if inspect.iscoroutinefunction(function):
-            return await function(ctx, **(job.kwargs or {}))
-        return await self._in_thread(function, (ctx,), job.kwargs or {})
+            return await function(ctx, **kwargs)
+        return await self._in_thread(job, limit, functools.partial(function, ctx, **kwargs))
 
-    async def _in_thread(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        call = functools.partial(function, *args, **kwargs)
-        result = await anyio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=self._limiter)
+    async def _in_thread(self, job: Job[Any], limit: asyncio.Timeout, function: Callable[[], Any]) -> Any:
+        call = _ThreadCall(function, self._threads)
+        await self._free_thread(job, limit, call)
+        try:
+            result = await anyio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=self._unlimited)
+        finally:
+            if call.leave():
+                events.thread_abandoned(job)
         return await result if inspect.isawaitable(result) else result
 
+    async def _free_thread(self, job: Job[Any], limit: asyncio.Timeout, call: _ThreadCall) -> None:
+        """Wait until there is a thread; that does not count towards the job's time limit."""
+        with suppress(anyio.WouldBlock):
+            self._threads.acquire_on_behalf_of_nowait(call)
+            return
+        events.thread_awaited(job, int(self._threads.total_tokens))
+        loop, end = asyncio.get_running_loop(), limit.when()
+        began = loop.time()
+        if end is None or limit.expired():
+            await self._threads.acquire_on_behalf_of(call)
+            return
+        limit.reschedule(None)
+        await self._threads.acquire_on_behalf_of(call)
+        limit.reschedule(end + loop.time() - began)
+
     def _retried(self, task: Task[..., Any, Any] | None, job: Job[Any], signal: Retry) -> Outcome:
-        asked_for = task is not None and task.options.retries is None and job.retries == 1
-        attempts = self._settings.task_max_retries + 1 if asked_for else job.retries
+        said = task is None or task.options.retries is not None or job.retries != 1 or _says_no_retries(job)
+        attempts = job.retries if said else self._settings.task_max_retries + 1
         error = _text(signal.__cause__ or signal.__context__ or signal)
         if job.attempts >= attempts:
             return Failed(error)
@@ -147,6 +169,44 @@ class Executor:
             if isinstance(error, options.give_up_on) or not isinstance(error, options.retry_on):
                 return Failed(text)
         return Retried(text, _delay(task, job))
+
+
+class _ThreadCall:
+    """A function on its way through a thread, and the holder of a token until that thread has really ended.
+
+    Args:
+        function: What the thread runs.
+        tokens: Where the token came from; made on the loop that runs.
+    """
+
+    def __init__(self, function: Callable[[], Any], tokens: anyio.CapacityLimiter) -> None:
+        self._function, self._tokens = function, tokens
+        self._loop = asyncio.get_running_loop()
+        self._taken = threading.Lock()  # by the thread that runs it, or by the loop that has left before
+        self._ended = False
+
+    def __call__(self) -> Any:
+        """Run the function, in the thread; nothing happens if nobody waits for it any more."""
+        if not self._taken.acquire(blocking=False):
+            return None
+        try:
+            return self._function()
+        finally:
+            self._ended = True
+            with suppress(RuntimeError):  # the loop is closed, and the tokens are gone with it
+                self._loop.call_soon_threadsafe(self._tokens.release_on_behalf_of, self)
+
+    def leave(self) -> bool:
+        """Say on the loop that nobody waits any more; returns whether the thread runs on."""
+        if self._taken.acquire(blocking=False):
+            self._tokens.release_on_behalf_of(self)
+            return False
+        return not self._ended
+
+
+def _says_no_retries(job: Job[Any]) -> bool:
+    extras: Any = job.extras  # whatever the record holds
+    return isinstance(extras, Mapping) and "retries" in extras
 
 
 def _stored(job: Job[Any], result: Any) -> tuple[Any, str | None]:
@@ -172,8 +232,13 @@ def _delay(task: Task[..., Any, Any] | None, job: Job[Any]) -> float:
 
 
 def _text(error: BaseException) -> str:
-    """Return a traceback; of a long one its beginning and its end, where the cause is."""
-    text = "".join(traceback.format_exception(error))
+    """Return a traceback, which has the cause at its end."""
+    return _storable("".join(traceback.format_exception(error)))
+
+
+def _storable(text: str) -> str:
+    """Return text that UTF-8 can carry, of a long one its beginning and its end."""
+    text = text.encode("utf-8", "backslashreplace").decode()
     if len(text) <= MAX_ERROR_CHARACTERS:
         return text
     half = MAX_ERROR_CHARACTERS // 2

@@ -85,6 +85,8 @@ class Job(SaqJob, Generic[R]):
     """One call of a task; SAQ's fields, plus what is below."""
 
     key: str = dataclasses.field(default_factory=new_key)
+    token = ""
+    """In the worker that runs the job: its claim. It is no field, and not stored."""
 
     async def wait(self, timeout: float | None = None) -> R:
         """Wait until the job has ended and return its result.

@@ -86,7 +86,8 @@ class LeaseKeeper(threading.Thread):
             self.join()
         try:
             keys = self._queue.keys
-            if self._redis.exists(keys.claims(self._worker)):
+            claims: Any = self._redis.hvals(keys.claims)
+            if any(claim.startswith(f"{self._worker} ".encode()) for claim in claims):
                 return  # jobs whose outcome Redis does not have; they are handed back when the lease has run out
             self._redis.zrem(keys.leases, self._worker)
             if not self._redis.exists(keys.leases):

@@ -75,7 +75,7 @@ class CallOptions:
         delay: Seconds from now before it may run; not together with ``eta``.
         eta: The aware ``datetime`` before which it does not run.
         timeout: Hard limit of one attempt in seconds; 0 is no limit.
-        retries: Further attempts after the first.
+        retries: Further attempts after the first; with 0 it is not run again either where it raises ``Retry``.
         ttl: Seconds that the finished job is kept.
         headers: Text by name that travels with the job and is read as ``ctx.headers``.
     """

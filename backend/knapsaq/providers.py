@@ -3,7 +3,8 @@
 Where in the flow: the worker plans once, when it starts, which providers each task
 needs and in which order; so a missing one is found before any job runs. For each
 job the executor walks the plan. A generator is finished after the job, also when
-the job has failed (it then sees the exception) or was cancelled.
+the job has failed (it then sees the exception) or was cancelled. The job's time
+limit is over by then, so each clean-up has one of its own.
 
 The dictionary is Litestar's: names to functions or to ``litestar.di.Provide``, so one
 dictionary serves route handlers and tasks. Nothing here imports Litestar.
@@ -11,10 +12,13 @@ dictionary serves route handlers and tasks. Nothing here imports Litestar.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
+from types import TracebackType
 from typing import Any, Literal
 
 import anyio.to_thread
@@ -25,6 +29,8 @@ from knapsaq.task import Task
 
 Scope = Literal["job", "worker"]
 CONTEXT_NAMES = frozenset({"ctx", "context"})
+CLEANUP_SECONDS = 30.0
+"""How long one provider's clean-up may wait before it is cancelled, so that no slot is kept for ever."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +70,15 @@ class Step:
     provide: Provide
     needs: tuple[str, ...]
 
-    async def make(self, stack: AsyncExitStack, values: Mapping[str, Any]) -> Any:
-        """Return the provider's value; its clean-up is left with ``stack``."""
+    async def make(self, stack: AsyncExitStack, values: Mapping[str, Any], owner: str = "") -> Any:
+        """Return the provider's value; its clean-up is left with ``stack``, and ``owner`` begins its error."""
         function = self.provide.dependency
         given = {need: values[need] for need in self.needs}
         if inspect.isasyncgenfunction(function):
-            return await stack.enter_async_context(asynccontextmanager(function)(**given))
+            manager = asynccontextmanager(function)(**given)
+            value = await manager.__aenter__()
+            stack.push_async_exit(partial(_finish, manager, f"{owner}the clean-up of {self.name!r}"))
+            return value
         if inspect.isgeneratorfunction(function):
             return stack.enter_context(contextmanager(function)(**given))
         if self.provide.sync_to_thread:
@@ -82,6 +91,7 @@ class Step:
 class Plan:
     """How the injected parameters of one task are made."""
 
+    task: str
     steps: tuple[Step, ...]
     wanted: tuple[str, ...]
 
@@ -89,11 +99,11 @@ class Plan:
         """Return the injected arguments of one job; ``shared`` holds the worker's own values."""
         values = {**shared, **dict.fromkeys(CONTEXT_NAMES, ctx)}
         for step in self.steps:
-            values[step.name] = await step.make(stack, values)
+            values[step.name] = await step.make(stack, values, f"task {self.task!r}: ")
         return {name: values[name] for name in self.wanted}
 
 
-NOTHING = Plan((), ())
+NOTHING = Plan("", (), ())
 
 
 class Injector:
@@ -143,7 +153,7 @@ class Injector:
         steps: dict[str, Step] = {}
         for name in wanted:
             self._collect(task.name, name, providers, steps, ())
-        return Plan(tuple(step for step in steps.values() if step.provide.scope == "job"), wanted)
+        return Plan(task.name, tuple(step for step in steps.values() if step.provide.scope == "job"), wanted)
 
     def _collect(
         self, task: str, name: str, providers: Mapping[str, Any], steps: dict[str, Step], path: tuple[str, ...]
@@ -174,6 +184,24 @@ class Injector:
         if known.provide.dependency is not step.provide.dependency:
             msg = f"task {task!r}: {step.name!r} lives as long as the worker, but two tasks provide it differently"
             raise ProviderError(msg)
+
+
+async def _finish(
+    manager: AbstractAsyncContextManager[Any],
+    what: str,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    trace: TracebackType | None,
+) -> bool | None:
+    """Finish one provider's value within the time for that; the others' clean-ups have theirs."""
+    try:
+        async with asyncio.timeout(CLEANUP_SECONDS) as limit:
+            return await manager.__aexit__(kind, error, trace)
+    except TimeoutError as late:
+        if not limit.expired():
+            raise
+        msg = f"{what} took longer than {CLEANUP_SECONDS:g} s and was cancelled"
+        raise ProviderError(msg) from late
 
 
 def _needs(function: Callable[..., Any], providers: Mapping[str, Any]) -> Iterable[str]:

@@ -22,7 +22,9 @@ from contextvars import ContextVar
 from typing import Any, NamedTuple, cast
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import AuthenticationError, RedisError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 from saq.job import TERMINAL_STATUSES, Status
 from saq.job import Job as SaqJob
 from saq.queue.base import JobError as SaqJobError
@@ -39,8 +41,10 @@ from knapsaq.timing import now_ms
 from knapsaq.waiting import Pushes
 
 STORED_A_CALL = 500
+SUBMITTED_TIMES = 3  # the job that has the key may end between two looks
 READ_A_CALL = 1000
 LOOK_SECONDS = 10.0  # until a waiter looks for itself, should a push have been lost
+AWAY = (RedisConnectionError, RedisTimeoutError, OSError)
 LOOK_PAUSE = 0.5  # seconds between two attempts to reach Redis
 
 
@@ -104,7 +108,7 @@ class Queue(ClaimingQueue):
 
         Args:
             job: The job; its queue, status and missing limits are filled in.
-            once: Whether an ended job of the same key, too, keeps this one out.
+            once: Whether a job of this key is accepted once and, for a day, never again.
 
         Returns:
             Whether it was stored; False while a job of its key has not ended.
@@ -145,13 +149,19 @@ class Queue(ClaimingQueue):
             _batches.reset(token)
 
     async def submit(self, job: Job[Any]) -> Job[Any]:
-        """Store a job, or return the one that has its key and has not ended."""
-        while not await self.accept(job):
+        """Store a job, or return the one that has its key and has not ended.
+
+        Raises:
+            JobMissingError: The key belongs to a record that cannot be read.
+        """
+        for _ in range(SUBMITTED_TIMES):
+            if await self.accept(job):
+                events.job_enqueued(job)
+                return job
             existing = await self.job(job.key)
             if existing is not None and not existing.ended:
                 return existing
-        events.job_enqueued(job)
-        return job
+        raise JobMissingError(job.function, job.key, "its key belongs to a record that cannot be read; use another key")
 
     def _build(self, name: str, kwargs: dict[str, Any]) -> Job[Any]:
         task = self.registry.find(name) if self.registry else None
@@ -169,10 +179,11 @@ class Queue(ClaimingQueue):
         return job
 
     async def _store(self, batch: Sequence[_Request]) -> list[bool]:
-        keys = [self.keys.incomplete, self.keys.queued, self.keys.aborts]
-        args: list[scripts.Argument] = [self.keys.wake]
+        own = self.keys
+        keys = [own.incomplete, own.queued, own.claims, own.aborts, own.crashes]
+        args: list[scripts.Argument] = [own.wake]
         for request in batch:
-            keys += (request.job.id, request.job.abort_id)
+            keys += (request.job.id, own.fired(request.job.key) if request.once else request.job.abort_id)
             args += (request.payload, max(0, request.job.scheduled), int(request.once))
         with broker_errors(self.settings.redacted_broker_url):
             return [bool(answer) for answer in await scripts.enqueue(self.redis, keys, args)]
@@ -197,7 +208,7 @@ class Queue(ClaimingQueue):
         keys = self.keys
         answer = await scripts.abort(
             self.redis,
-            [keys.queued, keys.active, keys.incomplete, keys.aborts, job.id],
+            [keys.queued, keys.active, keys.incomplete, keys.aborts, keys.crashes, job.id],
             [error, self.serialize(job), self.whole_ttl(job), aborting, keys.wake],
         )
         if answer == b"aborted":
@@ -209,10 +220,9 @@ class Queue(ClaimingQueue):
         delay = 0 if job.attempts == 0 else job.next_retry_delay()
         score = time.time() + delay if delay else 0
         keys = self.keys
-        claims = [keys.claims(worker.decode()) for worker in await self.redis.zrange(keys.leases, 0, -1)]
         await scripts.retry(
             self.redis,
-            [keys.queued, keys.active, keys.incomplete, keys.aborts, job.id, *claims],
+            [keys.queued, keys.active, keys.incomplete, keys.claims, keys.aborts, keys.crashes, job.id],
             [self.serialize(job), score],
         )
 
@@ -224,8 +234,15 @@ class Queue(ClaimingQueue):
             status = stored.status if stored else None
         job.status = status or job.status
         ended = int(knows_end and job.status in TERMINAL_STATUSES)
-        args = [self.serialize(job), ended, job.status.value]
-        await scripts.update(self.redis, [self.keys.incomplete, job.id], args)
+        token = job.token if isinstance(job, Job) else ""
+        args = [self.serialize(job), ended, job.status.value, token]
+        await scripts.update(self.redis, [self.keys.incomplete, self.keys.claims, job.id], args)
+
+    def copy(self, job: SaqJob) -> Job[Any]:
+        """Return a copy of a job, with its claim."""
+        twin = cast("Job[Any]", super().copy(job))
+        twin.token = job.token if isinstance(job, Job) else ""
+        return twin
 
     async def job(self, job_key: str) -> Job[Any] | None:
         """Return the job of that key as Redis has it now, or None."""
@@ -267,7 +284,7 @@ class Queue(ClaimingQueue):
                 await asyncio.sleep(LOOK_PAUSE)
 
     async def _ended(self, job: Job[Any]) -> bool:
-        """Return when the job has ended; False if Redis went away meanwhile."""
+        """Return True when the job has ended, False if Redis went away meanwhile."""
         try:
             async with self._pushes.on(job.id) as news:
                 while True:
@@ -281,8 +298,12 @@ class Queue(ClaimingQueue):
                     with suppress(TimeoutError):
                         async with asyncio.timeout(LOOK_SECONDS):
                             await news.wait()
-        except (BrokerError, RedisError, OSError):
-            return False
+        except (BrokerError, RedisError, OSError) as error:
+            cause = error.__cause__ if isinstance(error, BrokerError) else error
+            if isinstance(cause, AWAY) and not isinstance(cause, AuthenticationError):
+                return False
+            with broker_errors(self.settings.redacted_broker_url):
+                raise
 
     def decode_result(self, job: Job[Any]) -> Any:
         """Return the job's result as the task's annotated type; as it is stored where the task is not known here."""

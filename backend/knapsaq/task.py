@@ -204,8 +204,11 @@ class Task(Generic[P, R, C]):
             timeout=timeout,  # type: ignore[arg-type]  # the sender fills in its default
             ttl=ttl,  # type: ignore[arg-type]
         )
-        if options.headers:
-            job.meta = {META_KEY: {"headers": dict(options.headers)}}
+        extras: dict[str, Any] = {"headers": dict(options.headers)} if options.headers else {}
+        if options.retries == 0:
+            extras["retries"] = 0  # job.retries does not tell it from a call that says nothing
+        if extras:
+            job.meta = {META_KEY: extras}
         return job
 
     async def _send(self, options: CallOptions, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Job[R]:

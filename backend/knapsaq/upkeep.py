@@ -69,7 +69,7 @@ class Rescuer:
             worker = name.decode()
             jobs = await scripts.rescue(
                 queue.redis,
-                [keys.queued, keys.active, keys.incomplete, keys.leases, keys.claims(worker), keys.crashes],
+                [keys.queued, keys.active, keys.incomplete, keys.leases, keys.claims, keys.crashes],
                 [queue.now_argument, worker],
             )
             if jobs:
@@ -94,9 +94,7 @@ class Sweeper:
         """Return the ids of the jobs that were put back or ended."""
         keys, redis = self._queue.keys, cast("Any", self._queue.redis)
         active = await redis.lrange(keys.active, 0, -1)
-        claimed: set[bytes] = set()
-        for worker in await redis.zrange(keys.leases, 0, -1):
-            claimed.update(await redis.hkeys(keys.claims(worker.decode())))
+        claimed = set(await redis.hkeys(keys.claims))
         orphans = [job_id for job_id in active if job_id not in claimed]
         known, self._seen = self._seen, {job_id: self._seen.get(job_id, self._now()) for job_id in orphans}
         return [job_id.decode() for job_id in orphans if job_id in known and await self._sweep(job_id)]
@@ -174,7 +172,8 @@ class CronJobs:
 class Scheduler:
     """Queues the jobs of schedules shortly before they are due.
 
-    The key of such a job holds its due time, so however many workers run, each due time gives one job.
+    The key of such a job holds its due time and is accepted once, so however many workers run, each due time gives
+    one job. A time that passed more than a minute ago is skipped.
 
     Raises:
         InvalidArgumentsError: A schedule gives its task too few arguments.
@@ -193,8 +192,11 @@ class Scheduler:
     async def run_once(self) -> int:
         """Queue what is due within the horizon and return how many jobs that were."""
         queued = 0
+        now = self._now().timestamp()
         for fire in self._fires:
-            while fire.due - self._now().timestamp() <= HORIZON:
+            if fire.due < now - HORIZON:  # the process slept through it
+                fire.due = fire.schedule.next_after(datetime.fromtimestamp(now - HORIZON, UTC), self._zone)
+            while fire.due <= now + HORIZON:
                 queued += await self._queue.accept(self._job(fire), once=True)
                 fire.due = fire.schedule.next_after(datetime.fromtimestamp(fire.due, UTC), self._zone)
         return queued

@@ -19,7 +19,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from knapsaq.batching import Batcher, being_cancelled
 
@@ -44,6 +44,7 @@ class Pushes:
         self._confirmed: dict[str, asyncio.Event] = {}
         self._subscribe = Batcher(self._subscribe_all, SUBSCRIBED_A_CALL)
         self._leaving: set[asyncio.Task[None]] = set()
+        self._refusal: ResponseError | None = None
 
     @asynccontextmanager
     async def on(self, channel: str) -> AsyncIterator[asyncio.Event]:
@@ -57,10 +58,17 @@ class Pushes:
         try:
             if channel not in self._confirmed:
                 self._confirmed[channel] = asyncio.Event()
-                await self._subscribe.ask(channel)
+                try:
+                    await self._subscribe.ask(channel)
+                except BaseException:
+                    self._confirmed.pop(channel, None)
+                    raise
             with suppress(TimeoutError):
                 async with asyncio.timeout(CONFIRMED_SECONDS):
-                    await self._confirmed[channel].wait()
+                    if confirmed := self._confirmed.get(channel):
+                        await confirmed.wait()
+            if self._refusal is not None:
+                raise self._refusal
             yield news
         finally:
             self._waiters[channel].discard(news)
@@ -100,6 +108,7 @@ class Pushes:
 
     async def _hang_up(self) -> None:
         line, self._line = self._line, None
+        self._refusal = None
         self._confirmed.clear()
         if line is not None:
             pubsub, reader = line
@@ -111,6 +120,11 @@ class Pushes:
         while not being_cancelled():
             try:
                 message = await pubsub.get_message(timeout=READ_SECONDS)
+            except ResponseError as error:  # as where the user may not subscribe
+                self._refusal = error
+                for confirmed in self._confirmed.values():
+                    confirmed.set()
+                return
             except (RedisError, OSError):
                 # redis-py connects and subscribes again with the next read.
                 self._tell_everybody()

@@ -16,8 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from redis.exceptions import RedisError
@@ -35,32 +34,16 @@ from knapsaq.outcomes import Aborted, Failed, Outcome, Released, Retried, Succee
 from knapsaq.providers import Injector
 from knapsaq.queue import Queue
 from knapsaq.registry import Registry
+from knapsaq.running import Running
 from knapsaq.settings import Settings
 from knapsaq.timing import now_ms
 from knapsaq.upkeep import CronJobs, Rescuer, Scheduler, Sweeper, repeat
 from knapsaq.wakeup import BLOCK_SECONDS, Wakeup
 
 CLAIMED_A_CALL = 500
+OLD_MS = 1000  # a running job of this age is looked after, once a second
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # seconds between attempts to reach Redis
 SCHEDULE_SECONDS = 20
-
-
-@dataclass(slots=True)
-class _Running:
-    """A job that runs here; ``ends_as`` is set when it is cancelled on purpose."""
-
-    claim: Claim
-    task: asyncio.Task[None]
-    ends_as: Outcome | None = None
-    stamped: bool = False
-    begun: bool = False
-
-    def interrupt(self, outcome: Outcome) -> None:
-        """Cancel it, unless somebody has; a task that was cancelled before its first step would never tell its end."""
-        if self.ends_as is None:
-            self.ends_as = outcome
-            if self.begun:
-                self.task.cancel()
 
 
 class Worker(SaqWorker[Any]):
@@ -104,7 +87,7 @@ class Worker(SaqWorker[Any]):
         self._executor = Executor(self.registry, self._injector, self.settings, self.functions, self.concurrency)
         self._scheduler = Scheduler(queue, [t for t in tasks if t.schedules and t.options.queue == queue.name])
         self._rescuer, self._sweeper = Rescuer(queue), Sweeper(queue)
-        self._running: dict[str, _Running] = {}
+        self._running: dict[str, Running] = {}
         self._outbox: list[Settlement] = []
         self._signal = asyncio.Event()
         self._wakeup = Wakeup(queue, self._signal)
@@ -145,9 +128,11 @@ class Worker(SaqWorker[Any]):
         finally:
             for number in self.SIGNALS:
                 loop.remove_signal_handler(number)
-            await self._close(duties, keeper)
-            self._ended.set()
-            events.worker_stopped(self.id)
+            try:
+                await self._close(duties, keeper)
+            finally:
+                self._ended.set()
+                events.worker_stopped(self.id)
 
     async def stop(self) -> None:
         """Take no more jobs, give the running ones the grace period, put back the rest; return when that is done."""
@@ -173,6 +158,7 @@ class Worker(SaqWorker[Any]):
             )
 
     async def _close(self, duties: list[asyncio.Task[None]], keeper: LeaseKeeper) -> None:
+        """Close everything; what fails is told, and does not keep the rest open."""
         for timer in self._deadlines:
             timer.cancel()
         for duty in duties:
@@ -181,14 +167,23 @@ class Worker(SaqWorker[Any]):
         if self._hooks:
             await asyncio.wait(self._hooks, timeout=self.grace)
         await self._wakeup.close()
-        await asyncio.to_thread(keeper.stop)
-        with contextlib.suppress(RedisError, OSError):
-            await self.queue.forget_worker(self.id)
-        await self._injector.close()
-        if self.shutdown:
-            for function in ensure_coroutine_function_many(self.shutdown, self.pool):
-                await function(self.context)
+        steps: list[tuple[str, Callable[[], Awaitable[object]]]] = [
+            ("giving the lease up", lambda: asyncio.to_thread(keeper.stop)),
+            ("taking the worker off the list", lambda: self.queue.forget_worker(self.id)),
+            ("a provider's clean-up", self._injector.close),
+            ("a shutdown function", self._run_shutdown),
+        ]
+        for name, step in steps:
+            try:
+                await step()
+            except Exception as error:  # noqa: BLE001 - the rest has to be closed all the same
+                if not isinstance(error, (RedisError, OSError)):
+                    events.duty_failed(name, error)
         self.pool.shutdown(wait=False, cancel_futures=True)
+
+    async def _run_shutdown(self) -> None:
+        for function in ensure_coroutine_function_many(self.shutdown, self.pool) if self.shutdown else ():
+            await function(self.context)
 
     # --- The loop
 
@@ -292,7 +287,12 @@ class Worker(SaqWorker[Any]):
             return
         job.started = now_ms()
         job.worker_id = self.id
-        self._running[claim.job_id] = _Running(claim, asyncio.create_task(self._run(claim), name=job.function))
+        if stale := self._running.pop(claim.job_id, None):
+            stale.interrupt(Released("its lease had run out"))  # its outcome would be refused
+        task = asyncio.create_task(self._run(claim), name=job.function)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+        self._running[claim.job_id] = Running(claim, task)
 
     async def _run(self, claim: Claim) -> None:
         job = claim.job
@@ -304,9 +304,7 @@ class Worker(SaqWorker[Any]):
             outcome = running.ends_as  # the task turned its cancellation into an error of its own
         if self._running.get(claim.job_id) is not running:
             return  # it was given up while it did not end
-        del self._running[claim.job_id]
-        self._outbox.append(self.queue.settlement(claim, outcome))
-        self._signal.set()
+        self._end(running, outcome)
         if isinstance(outcome, Retried):
             events.job_retried(job, outcome.after)
         else:
@@ -319,7 +317,7 @@ class Worker(SaqWorker[Any]):
             except Exception as error:  # noqa: BLE001 - the job has ended already
                 events.duty_failed("an after_process function", error)
 
-    async def _attempt(self, running: _Running, ctx: Context) -> Outcome:
+    async def _attempt(self, running: Running, ctx: Context) -> Outcome:
         try:
             if self.before_process:
                 await self._before_process(ctx)
@@ -342,10 +340,15 @@ class Worker(SaqWorker[Any]):
     def _give_up_running(self) -> None:
         """Put back the jobs that do not end although they were cancelled."""
         for running in list(self._running.values()):
-            events.cancellation_ignored(running.claim.job)
-            del self._running[running.claim.job_id]
-            outcome = running.ends_as or Released("the worker stopped")
-            self._outbox.append(self.queue.settlement(running.claim, outcome))
+            self._give_up(running, running.ends_as or Released("the worker stopped"))
+
+    def _give_up(self, running: Running, outcome: Outcome) -> None:
+        events.cancellation_ignored(running.claim.job)
+        self._end(running, outcome)
+
+    def _end(self, running: Running, outcome: Outcome) -> None:
+        self._outbox.append(self.queue.settlement(running.claim, outcome))
+        del self._running[running.claim.job_id]
         self._signal.set()
 
     # --- Duties beside the loop
@@ -358,8 +361,26 @@ class Worker(SaqWorker[Any]):
             repeat("the scheduler", self._scheduler.run_once, SCHEDULE_SECONDS),
             *([repeat("SAQ's cron jobs", crons.run_once, timers["schedule"])] if self.cron_jobs else ()),
             repeat("the sweeper", self._sweeper.run_once, timers["sweep"]),
+            repeat("the overseer", self._oversee, timers["abort"]),
             repeat("worker info", lambda: self.worker_info(timers["worker_info"] * 3), timers["worker_info"]),
         ]
+
+    async def _oversee(self) -> None:
+        """End jobs that are overdue, silent, or no longer in the queue, as after an abort by a program of SAQ."""
+        now = now_ms()
+        for running in list(self._running.values()):
+            if outcome := running.overdue(now):
+                self._give_up(running, outcome)
+            elif outcome := running.silent(now):
+                running.interrupt(outcome)
+        old = [running for running in self._running.values() if now - running.claim.job.started > OLD_MS]
+        if old:
+            ids = [running.claim.job_id for running in old]
+            for running, score in zip(
+                old, await self.queue.redis.zmscore(self.queue.keys.incomplete, ids), strict=True
+            ):
+                if score is None:
+                    running.interrupt(Aborted("somebody else has ended it"))
 
     async def _rescue_when_expired(self) -> None:
         await self._expired.wait()

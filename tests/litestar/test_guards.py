@@ -58,12 +58,14 @@ class TestAdminGuard:
             (basic("anybody", "s3cret"), 401),
             ({"Authorization": "Basic s3cret:with colon"}, 401),
             ({"Authorization": "Basic !!!"}, 401),
+            ({"Authorization": b"Basic \xe9\xe9"}, 401),
+            ({"Authorization": b"Bearer \xe9\xe9"}, 401),
             ({"Authorization": "Bearer"}, 401),
             ({"Authorization": "Digest s3cret:with colon"}, 401),
         ],
     )
     async def test_the_token_is_the_password_or_a_bearer_token(
-        self, serve: Serve, guarded: Settings, headers: dict[str, str], status: int
+        self, serve: Serve, guarded: Settings, headers: dict[str, Any], status: int
     ) -> None:
         """Nothing else is, a part of it least of all."""
         async with serve(settings=guarded) as http:

@@ -305,6 +305,8 @@ class TestAnswers:
             answer = await http.post("/enqueue/double", json={"x": 1})
             assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
             assert str(tmp_path) not in answer.text
+            assert "may or may not have been queued" in answer.json()["detail"]
+            assert "`key`" in answer.json()["detail"]
             server.start()
 
             async def accepted() -> bool:

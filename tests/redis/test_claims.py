@@ -151,7 +151,7 @@ class TestSettle:
 
         assert await queue.settle(claim, outcome, worker="w")
         assert (await lists(queue))["active"] == []
-        assert not await queue.redis.exists(queue.keys.claims("w"))
+        assert not await queue.redis.exists(queue.keys.claims)
         before = await queue.job("one")
         assert not await queue.settle(claim, Succeeded("again"), worker="w")
         after = await queue.job("one")

@@ -24,7 +24,7 @@ SOURCES = {
     if path.name.endswith(".lua")
 }
 LOADED = {name: value for name, value in vars(scripts).items() if isinstance(value, Script)}
-TOKENS = re.compile(r"^\d{13}\.\d+$")
+TOKENS = re.compile(r"w[12] \d+\.\d+")
 MOMENT = re.compile(r"^(|\d{13})$")
 
 
@@ -104,20 +104,21 @@ KEYS = {
     "queued": text("saq:default:queued"),
     "active": text("saq:default:active"),
     "incomplete": text("saq:default:incomplete"),
-    "claims": text("saq:default:claims:w[12]"),
+    "claims": text("saq:default:claims"),
     "aborts": text("saq:default:aborts"),
     "crashes": text("saq:default:crashes"),
     "leases": text("saq:default:leases"),
     "saq_sweep_lock": text("saq:default:sweep"),
     "saq_schedule_lock": text("saq:default:schedule"),
     "job": text("saq:job:default:.+"),
-    "abort_mark": text("saq:abort:.+"),
+    "mark": text("saq:abort:.+|saq:default:fired:.+"),
 }
 ARGS = {
     "now": text(MOMENT.pattern),
     "want": number(),
     "last_chance": one_of(2),  # type: ignore[arg-type]
-    "token": text(TOKENS.pattern),
+    "claim": text(TOKENS.pattern),
+    "token": text(f"({TOKENS.pattern})?"),
     "verb": one_of("stamp", "finish", "retry", "release"),
     "payload": RECORD,
     "number": number(least=-1),
@@ -211,8 +212,7 @@ class TestHeaders:
             named = re.search(rf"^local ([\w, ]+) = (?:unpack\({table}|{table}\[1\])", source, re.MULTILINE)
             assert named is not None, f"{name}.lua takes {table} apart without names"
             given = named[1].split(", ")
-            expected = [word if word != "token" else "call" for word in header.once]
-            assert given == expected, f"{kind} of {name}.lua"
+            assert given == header.once, f"{kind} of {name}.lua"
 
     @pytest.mark.parametrize("name", sorted(OPERATIONS))
     async def test_what_python_sends_fits_the_header(
@@ -256,7 +256,8 @@ class TestHeaders:
 class TestReplies:
     async def test_enqueue_returns_an_answer_for_each_job(self, queue: Queue) -> None:
         """1 if it was accepted, 0 if its key was taken."""
-        keys = [queue.keys.incomplete, queue.keys.queued, queue.keys.aborts]
+        own = queue.keys
+        keys = [own.incomplete, own.queued, own.claims, own.aborts, own.crashes]
         for key in ("a", "a", "b"):
             keys += [queue.job_id(key), f"saq:abort:default:{key}"]
         answer = await scripts.enqueue(queue.redis, keys, [queue.keys.wake, *("{}", 0, 0) * 3])
@@ -266,9 +267,9 @@ class TestReplies:
         """Now in ms, the next due time, an answer for each settlement, claims in threes, aborts in twos."""
         await enqueue_jobs(queue)
         keys = queue.keys
-        shared = [keys.queued, keys.active, keys.incomplete, keys.claims("w1"), keys.aborts, keys.crashes]
+        shared = [keys.queued, keys.active, keys.incomplete, keys.leases, keys.claims, keys.aborts, keys.crashes]
         job = queue.job_id("a")
-        now, due, settled, claimed, aborts = await scripts.advance(queue.redis, shared, ["", 5, "t1", 2])
+        now, due, settled, claimed, aborts = await scripts.advance(queue.redis, shared, ["", "w1", 5, "w1 t1", 9000, 2])
         assert MOMENT.fullmatch(str(now))
         assert float(due) == 4_000_000_000
         assert (settled, claimed[0], claimed[2], aborts) == ([], job.encode(), 0, [])
@@ -277,8 +278,8 @@ class TestReplies:
         assert stored is not None
         await stored.abort("enough")
         stale = ("other", "finish", "{}", 5, "complete")
-        ours = ("t1", "stamp", claimed[1], 0, "active")
-        reply = await scripts.advance(queue.redis, [*shared, job, job], ["", 0, "t2", 2, *stale, *ours])
+        ours = ("w1 t1", "stamp", claimed[1], 0, "active")
+        reply = await scripts.advance(queue.redis, [*shared, job, job], ["", "w1", 0, "w1 t2", 9000, 2, *stale, *ours])
         assert reply[2:] == [[0, 1], [], [job.encode(), b"enough"]]
 
     async def test_lease_returns_the_workers_whose_lease_ran_out(self, queue: Queue) -> None:

@@ -251,6 +251,7 @@ class TestScheduler:
         await Scheduler(queue, [hourly]).run_once()
         clock.advance(20)
         assert len(await queue.claim(5, worker="dead")) == 1
+        clock.advance(LEASE + timedelta(milliseconds=1))
         await Rescuer(queue).run_once()
         assert len(await queue.claim(5, worker="alive")) == 1
         clock.advance(10)

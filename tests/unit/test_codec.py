@@ -241,6 +241,20 @@ class TestRoundTrip:
 def pays(amount: Decimal) -> None: ...
 
 
+class TestCopies:
+    @pytest.mark.parametrize("annotation", [Any, dict, dict[str, Any], dict[str, list[Any]]], ids=repr)
+    def test_what_a_function_does_to_its_arguments_stays_with_it(self, annotation: Any) -> None:
+        """The stored arguments are those of the next attempt."""
+        stored = {"value": {"rows": [[1], {"a": 1}]}}
+        (value,), _ = signature(taking(annotation)).unbind(stored, {})
+        assert value == {"rows": [[1], {"a": 1}]}
+        value["rows"][0].append(2)
+        value["rows"][1].clear()
+        value["rows"].append(3)
+        value["more"] = 4
+        assert stored == {"value": {"rows": [[1], {"a": 1}]}}
+
+
 class TestRefusal:
     @pytest.mark.parametrize(
         ("annotation", "value"),
@@ -272,6 +286,9 @@ class TestRefusal:
             (Any, [Opaque()]),
             (Any, {(1, 2): 3}),
             (Opaque, Opaque()),
+            (str, "file \udcff"),
+            (list[str], ["file \udcff"]),
+            (Any, {"file \udcff": 1}),
         ],
         ids=repr,
     )
@@ -298,6 +315,51 @@ class TestRefusal:
         with pytest.raises(InvalidArgumentsError, match="does not come back") as caught:
             signature(taking(Secret)).bind((Secret(password=pydantic.SecretStr("hunter2")),), {}, NOTHING)
         assert "hunter2" not in str(caught.value)
+
+    @pytest.mark.parametrize("name", ["password", "client_secret", "token", "api_key", "authorization", "card_number"])
+    @pytest.mark.parametrize(
+        ("annotation", "value"),
+        [(int, "hunter2"), (Literal["a"], "hunter2"), (Address, {"street": "hunter2", "since": "hunter2"})],
+    )
+    def test_a_value_whose_name_looks_secret_is_not_shown(self, name: str, annotation: Any, value: Any) -> None:
+        """Of it there is only the kind, whatever is wrong; other names show the value to whoever gave it."""
+
+        def function(**fields: Any) -> None: ...
+
+        function.__annotations__ = {"fields": annotation}
+        with pytest.raises(InvalidArgumentsError) as caught:
+            signature(function).bind((), {name: value}, NOTHING)
+        assert "hunter2" not in str(caught.value)
+        assert caught.value.given == f"a value of type {type(value).__name__}"
+        with pytest.raises(InvalidArgumentsError, match="hunter2"):
+            signature(function).bind((), {"name": value}, NOTHING)
+        with pytest.raises(InvalidArgumentsError) as caught:
+            signature(taking(Any)).bind((), {name: "hunter2"}, NOTHING)
+        assert "hunter2" not in str(caught.value)
+
+    @pytest.mark.parametrize(
+        ("annotation", "stored", "detail"),
+        [
+            (int, "hunter2", "Expected `int`, got `str`"),
+            (dict[str, int], {"hunter2": "x"}, "Expected `int`, got `str` - at `$[...]`"),
+            (Point, {"y": 1.5}, "Object missing required field `x`"),
+            (Literal["a"], "hunter2", ""),
+            (list[Colour], ["hunter2"], "at `$[0]`"),
+            (Address, {"street": "hunter2", "since": "hunter2"}, ""),
+            (uuid.UUID, "hunter2", ""),
+            (Opaque, "hunter2", ""),
+        ],
+        ids=repr,
+    )
+    def test_in_the_worker_no_value_is_shown(self, annotation: Any, stored: Any, detail: str) -> None:
+        """The error becomes the job's, which is logged; it names the parameter, the kind and the place."""
+        seen = signature(taking(annotation))
+        with pytest.raises(InvalidArgumentsError) as caught:
+            seen.unbind({"value": stored}, {})
+        error = caught.value
+        assert "hunter2" not in str(error)
+        assert error.given == f"a value of type {type(stored).__name__}"
+        assert detail in error.expected
 
     def test_a_large_value_is_shown_shortened(self) -> None:
         """An error's text fits a screen, and a broken ``repr`` does not hide it."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 
 import pytest
 
@@ -31,6 +32,10 @@ class TestInsideAWorker:
     def test_it_knows_the_job(self, ctx: Context) -> None:
         """Key, headers, and how many attempts came before."""
         assert (ctx.id, ctx.headers, ctx.retries, ctx.called_directly) == ("k", {"trace": "1"}, 1, False)
+
+    def test_it_knows_the_machine(self, ctx: Context) -> None:
+        """As the system calls it; also where the task is called directly."""
+        assert ctx.hostname == make_context().hostname == socket.gethostname()
 
     def test_its_logger_names_job_and_task(self, ctx: Context, caplog: pytest.LogCaptureFixture) -> None:
         """Every line of a job's log can be found by its key."""

@@ -4,11 +4,12 @@ import asyncio
 import threading
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support import eventually
 
 from knapsaq import Context, Discard, Job, Registry, Retry, Settings
 from knapsaq.errors import TaskTimeoutError
@@ -52,7 +53,11 @@ class TestReturning:
 
         assert await attempt(f) == Succeeded({"days": ("P1D",), "ids": [1]})
 
-    @pytest.mark.parametrize("result", [object(), float("nan"), {1: {2: object()}}], ids=["object", "nan", "deep"])
+    @pytest.mark.parametrize(
+        "result",
+        [object(), float("nan"), {1: {2: object()}}, "file \udcff", [{"\udcff": 1}]],
+        ids=["object", "nan", "deep", "half a pair", "half a pair as a key"],
+    )
     async def test_a_result_that_cannot_be_stored_is_still_a_success(self, attempt: Runner, result: Any) -> None:
         """The work is done and must not be done again; the job says why there is no result."""
 
@@ -75,6 +80,44 @@ class TestReturning:
 
         outcome = await attempt(f)
         assert outcome.result != threading.current_thread().name
+
+
+class TestArguments:
+    async def test_what_a_task_does_to_its_arguments_does_not_change_the_next_attempt(self, attempt: Runner) -> None:
+        """A retry runs with what was queued, whatever the annotations say."""
+
+        async def f(*, rows: Any = None, typed: dict[str, Any] | None = None, bare=None) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
+            rows[0]["id"] = 2
+            assert typed is not None
+            typed["deep"].append(2)
+            bare.clear()
+            raise KeyError
+
+        kwargs = {"rows": [{"id": 1}], "typed": {"deep": [1]}, "bare": [1]}
+        assert isinstance(await attempt(f, retries=1, kwargs=kwargs), Retried)
+        assert kwargs == {"rows": [{"id": 1}], "typed": {"deep": [1]}, "bare": [1]}
+
+    async def test_neither_do_functions_that_are_called_as_saq_calls_them(
+        self, registry: Registry, settings: Settings
+    ) -> None:
+        """They get no annotated types, but copies all the same."""
+
+        async def f(_ctx: Any, *, rows: list[int]) -> None:
+            rows.append(2)
+
+        job: Job[Any] = Job(function="f", kwargs={"rows": [1]}, attempts=1)
+        await Executor(registry, Injector([]), settings, {"f": f}, threads=1).run(job, Context(job=job))
+        assert job.kwargs == {"rows": [1]}
+
+    async def test_no_value_gets_into_the_jobs_error(self, attempt: Runner) -> None:
+        """The error is logged and shown on a page; it tells the parameter, the kind and the place."""
+
+        async def f(*, n: int = 0, colour: Literal["red"] = "red") -> None: ...
+
+        outcome = await attempt(f, kwargs={"n": "4111-1111"})
+        assert "4111" not in outcome.error
+        assert "argument 'n': expected int (Expected `int`, got `str`), given a value of type str" in outcome.error
+        assert "4111" not in (await attempt(f, kwargs={"n": 1, "colour": "4111-1111"})).error
 
 
 class TestRetryPolicy:
@@ -130,6 +173,30 @@ class TestRetryPolicy:
         assert isinstance(await attempt(raising(Retry(1)), limit), Retried)
         assert isinstance(await attempt(raising(Retry(1)), limit + 1), Failed)
         assert isinstance(await attempt(raising(Retry(1)), 1, retries=0), Failed)
+
+    async def test_a_call_may_forbid_what_the_task_leaves_open(self, registry: Registry, settings: Settings) -> None:
+        """``.using(retries=0)`` is no silence; a job that SAQ itself queued says nothing."""
+        task: Any = registry.task(name="t")(raising(Retry(1)))
+        executor = Executor(registry, Injector([task]), settings, {}, threads=1)
+        kinds = {}
+        for name, job in {
+            "forbidden": task.build_job(task.using(retries=0).options, (), {}),
+            "with headers": task.build_job(task.using(retries=0, headers={"a": "b"}).options, (), {}),
+            "silent": task.build_job(task.using(headers={"a": "b"}).options, (), {}),
+            "allowed": task.build_job(task.using(retries=1).options, (), {}),
+            "saq": Job(function="t", retries=1),
+            "odd": Job(function="t", retries=1, meta={"knapsaq": 5}),
+        }.items():
+            vars(job).update(attempts=1, timeout=None)
+            kinds[name] = type(await executor.run(job, Context(job=job)))
+        assert kinds == {
+            "forbidden": Failed,
+            "with headers": Failed,
+            "silent": Retried,
+            "allowed": Retried,
+            "saq": Retried,
+            "odd": Retried,
+        }
 
     async def test_the_cause_of_a_retry_is_the_jobs_error(self, attempt: Runner) -> None:
         """Be it named, chained or just being handled: people see what went wrong."""
@@ -214,6 +281,106 @@ class TestErrorText:
         assert "characters left out" in outcome.error
         assert outcome.error.rstrip().endswith("last")
 
+    @pytest.mark.parametrize(
+        "error",
+        [
+            ValueError("file \udcff missing"),
+            ValueError("\udcff" * 100_000),
+            Retry(1, cause=ValueError("file \udcff missing")),
+            Discard("file \udcff missing"),
+        ],
+        ids=["error", "long", "retry", "discard"],
+    )
+    async def test_it_can_be_stored_whatever_is_in_it(self, attempt: Runner, error: BaseException) -> None:
+        """A file name that is no UTF-8 is half of a surrogate pair in Python's text."""
+        outcome = await attempt(raising(error), retries=1)
+        text = outcome.reason if isinstance(outcome, Aborted) else outcome.error
+        assert text.encode()
+        assert "\\udcff" in text
+        assert len(text) < MAX_ERROR_CHARACTERS + 100
+
+
+class TestThreads:
+    @pytest.fixture
+    def run(self, registry: Registry, settings: Settings) -> Runner:
+        """Run plain functions one after the other or at once, in one thread."""
+        executor = Executor(registry, Injector([]), settings, {}, threads=1)
+
+        async def run(function: Callable[..., Any], timeout: float | None = None) -> Outcome:
+            if registry.find(function.__name__) is None:
+                registry.task(function)
+            job: Job[Any] = Job(function=function.__name__, attempts=1)
+            vars(job)["timeout"] = timeout
+            return await executor.run(job, Context(job=job))
+
+        return run
+
+    async def test_one_that_was_abandoned_counts_until_it_ends(
+        self, run: Runner, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Calls that hang do not fill the process with threads; who waits for one spends nothing of his time limit."""
+        release = threading.Event()
+        began: list[str] = []
+
+        def hangs() -> None:
+            began.append("hangs")
+            release.wait()
+
+        def next_one() -> str:
+            began.append("next one")
+            return "done"
+
+        async def waits() -> None:
+            await asyncio.Event().wait()
+
+        try:
+            assert isinstance(await run(hangs, timeout=0.01), Failed)
+            waiting = asyncio.create_task(run(next_one, timeout=0.01))
+            await eventually(lambda: "waits, as all 1 threads are busy" in caplog.text)
+            assert isinstance(await run(waits, timeout=0.05), Failed)  # by then, 0.01 s are over
+            assert not waiting.done()
+            assert began == ["hangs"]
+        finally:
+            release.set()
+        assert await waiting == Succeeded("done")
+
+    async def test_one_for_which_nobody_waits_any_more_is_free(self, run: Runner) -> None:
+        """Wherever between waiting and ending an attempt is cancelled."""
+
+        def quick() -> str:
+            return "done"
+
+        for steps in range(12):
+            release = threading.Event()
+
+            def holds(release: threading.Event = release) -> None:
+                release.wait()
+
+            holds.__name__ = f"holds_{steps}"
+            first, second = asyncio.create_task(run(holds)), asyncio.create_task(run(quick))
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            for one in (second, first):
+                one.cancel()
+            release.set()
+            await asyncio.gather(first, second, return_exceptions=True)
+            async with asyncio.timeout(5):
+                assert await run(quick) == Succeeded("done")
+
+    async def test_a_coroutine_function_that_times_out_leaves_none(
+        self, registry: Registry, settings: Settings, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """The log speaks of a thread only where there is one."""
+
+        async def waits(_ctx: Any) -> None:
+            await asyncio.Event().wait()
+
+        job: Job[Any] = Job(function="waits", attempts=1)
+        vars(job)["timeout"] = 0.01
+        executor = Executor(registry, Injector([]), settings, {"waits": waits}, threads=1)
+        assert isinstance(await executor.run(job, Context(job=job)), Failed)
+        assert "thread" not in caplog.text
+
 
 class TestTimeout:
     async def test_an_attempt_over_its_limit_is_cancelled_and_may_be_retried(self, attempt: Runner) -> None:
@@ -258,7 +425,7 @@ class TestTimeout:
         outcome = await attempt(f, timeout=0.01)
         release.set()
         assert isinstance(outcome, Failed)
-        assert "timed out, but its thread runs on" in caplog.text
+        assert "was cancelled, but its thread runs on" in caplog.text
 
 
 class TestCancellation:

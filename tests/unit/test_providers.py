@@ -364,3 +364,44 @@ class TestCleanUp:
         outcome = await run(registry, settings, make(registry, wanting("commits")))
         assert isinstance(outcome, Failed)
         assert "disk full" in outcome.error
+
+    async def test_a_clean_up_that_hangs_is_cancelled_and_is_the_jobs_failure(
+        self, registry: Registry, settings: Settings, log: Log, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """No slot is kept for ever; each of several that hang has its own limit, and the others are finished."""
+        monkeypatch.setattr("knapsaq.providers.CLEANUP_SECONDS", 0.01)
+
+        async def hangs(session: str) -> AsyncIterator[str]:
+            try:
+                yield "hangs"
+            finally:
+                await asyncio.Event().wait()
+
+        async def hangs_too(session: str) -> AsyncIterator[str]:
+            try:
+                yield "hangs too"
+            finally:
+                await asyncio.Event().wait()
+
+        registry.provide({"hangs": hangs, "hangs_too": hangs_too})
+        task = make(registry, wanting("hangs", "hangs_too"), name="t")
+        async with asyncio.timeout(5):
+            outcome = await run(registry, settings, task)
+        assert isinstance(outcome, Failed)
+        assert "task 't': the clean-up of 'hangs' took longer than 0.01 s and was cancelled" in outcome.error
+        assert "task 't': the clean-up of 'hangs_too' took longer" in outcome.error
+        assert log == ["session saw ProviderError", "session closed", "engine saw ProviderError", "engine closed"]
+
+    async def test_a_clean_up_that_runs_into_a_time_limit_of_its_own_says_that(
+        self, registry: Registry, settings: Settings
+    ) -> None:
+        """It is not taken for one that hangs."""
+
+        async def commits() -> AsyncIterator[str]:
+            yield "commits"
+            raise TimeoutError("slow server")
+
+        registry.provide({"commits": commits})
+        outcome = await run(registry, settings, make(registry, wanting("commits")))
+        assert isinstance(outcome, Failed)
+        assert outcome.error.rstrip().endswith("TimeoutError: slow server")

@@ -14,6 +14,11 @@ from litestar.exceptions.responses import create_exception_response
 from knapsaq.errors import BrokerError, InvalidArgumentsError, KnapsaqError, PayloadTooLargeError, UnknownTaskError
 
 RETRY_AFTER_SECONDS = 5
+# A reply that was lost on its way does not tell whether the job had been stored.
+AWAY = (
+    "the queue cannot be reached; the job may or may not have been queued. Try again shortly: "
+    "with a `key` of your own for the job that is safe, without one it may run twice"
+)
 
 logger = logging.getLogger("knapsaq.litestar")
 
@@ -31,7 +36,7 @@ def _too_large(request: Request[Any, Any, Any], error: PayloadTooLargeError) -> 
 def _broker_away(request: Request[Any, Any, Any], error: BrokerError) -> Response[Any]:
     # Where the broker is and what is wrong with it is the operator's business.
     logger.error("%s %s: %s", request.method, request.url.path, error)
-    detail = str(error) if request.app.debug else "the queue cannot be reached; nothing was queued, try again shortly"
+    detail = str(error) if request.app.debug else AWAY
     headers = {"Retry-After": str(RETRY_AFTER_SECONDS)}
     return _answer(request, HTTPStatus.SERVICE_UNAVAILABLE, detail, headers)
 

@@ -6,21 +6,16 @@ here is text, a number or a truth value, whatever the record in Redis holds.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from enum import Enum
 from typing import Any
 
 from saq.types import QueueInfo
 
+from knapsaq.codec import SECRET
 from knapsaq.settings import HIDDEN, redact
 
 SHOWN_IN_LISTS, SHOWN_ALONE = 200, 20_000  # characters of one value
-
-SECRET = re.compile(
-    r"passw|passphrase|secret|token|api_?key|private_?key|authorization|cookie|credential", re.IGNORECASE
-)
-"""Names whose values are not shown."""
 
 STRUCTURED = ("kwargs", "result", "meta")
 STATS = ("complete", "failed", "retried", "aborted", "uptime")

@@ -8,9 +8,10 @@
 | `saq:job:<queue>:<key>` | string | the job's record | its ttl |
 | `saq:<queue>:sweep`, `:schedule` | string | SAQ's locks, held by our workers | lease |
 | `saq:<queue>:leases` | sorted set | workers by the millisecond at which their lease runs out | rescue |
-| `saq:<queue>:claims:<worker>` | hash | the token of each job that a worker runs | settle, rescue |
-| `saq:<queue>:crashes` | hash | how often a job's worker has died | finish |
+| `saq:<queue>:claims` | hash | worker and token of each job that runs on one of ours | settle, rescue |
+| `saq:<queue>:crashes` | hash | how often a job's worker has died | finish, abort, a new job of the key |
 | `saq:<queue>:aborts` | hash | why a running job is to end | finish, one hour |
+| `saq:<queue>:fired:<key>` | string | that a scheduled job was queued for its due time | one day |
 | `saq:<queue>:wake` | channel | a due time or an abort is new | - |
 """
 
@@ -28,6 +29,7 @@ class Keys:
     active: str = field(init=False)
     incomplete: str = field(init=False)
     leases: str = field(init=False)
+    claims: str = field(init=False)
     crashes: str = field(init=False)
     aborts: str = field(init=False)
     wake: str = field(init=False)
@@ -40,10 +42,6 @@ class Keys:
             if name != "queue":
                 object.__setattr__(self, name, f"saq:{self.queue}:{names.get(name, name)}")
 
-    def claims(self, worker: str) -> str:
-        """Return the key of a worker's claims."""
-        return f"saq:{self.queue}:claims:{worker}"
-
-    def sweep_lock(self) -> str:
-        """Return the key of our own sweeper's lock."""
-        return f"saq:{self.queue}:unclaimed"
+    def fired(self, key: str) -> str:
+        """Return the key that remembers a job which is to be accepted once."""
+        return f"saq:{self.queue}:fired:{key}"

@@ -1,8 +1,8 @@
 -- End a job on purpose: at once if it waits, through its worker if it runs.
--- keys: queued active incomplete aborts job
+-- keys: queued active incomplete aborts crashes job
 -- args: reason aborted_payload ttl aborting_payload channel
 -- Returns 'ended' (nothing changed), 'aborted' or 'aborting'.
-local queued, active, incomplete, aborts, job = unpack(KEYS)
+local queued, active, incomplete, aborts, crashes, job = unpack(KEYS)
 local reason, aborted_payload, ttl, aborting_payload, channel = unpack(ARGV)
 local KEPT_SECONDS = 3600
 
@@ -21,6 +21,7 @@ end
 
 redis.call('LREM', queued, 1, job)
 redis.call('ZREM', incomplete, job)
+redis.call('HDEL', crashes, job)
 if tonumber(ttl) > 0 then
   redis.call('SET', job, aborted_payload, 'EX', ttl)
 elseif tonumber(ttl) == 0 then

@@ -1,16 +1,18 @@
 -- Settle what has ended, promote what is due, claim what may run: one step.
--- keys: queued active incomplete claims aborts crashes | job
--- args: now want token last_chance | token verb payload number status
--- Of the jobs that have as many crashes as last_chance says a worker gets one at a time: the next crash tells for sure
--- which job it was. The others wait a while.
--- A settlement counts only while its claim stands. Verbs: stamp, finish (number is the ttl), retry and release
--- (number is the delay in seconds; a released job without one goes to the front).
+-- keys: queued active incomplete leases claims aborts crashes | job
+-- args: now worker want claim lease_ms last_chance | token verb payload number status
 -- Returns now in ms, the next due time in seconds or '', 1 or 0 for each settlement, the claimed jobs as id, payload,
 -- crashes; and the claimed jobs that somebody wants aborted as id, reason.
-local queued, active, incomplete, claims, aborts, crashes = unpack(KEYS, 1, 6)
-local now, want, call, last_chance = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
+-- A claim, worker and token, is the job's entry in the one hash of all claims; a settlement counts only while its
+-- token is there. A worker without a lease gets one before it claims, so that somebody watches every claim's owner.
+-- Verbs: stamp, finish (number is the ttl), retry and release (number is the delay in seconds; a released job without
+-- one goes to the front). Of the jobs with as many crashes as last_chance says a worker gets one at a time: the next
+-- crash tells for sure which job it was. The others wait a moment.
+local queued, active, incomplete, leases, claims, aborts, crashes = unpack(KEYS, 1, 7)
+local now, worker, want, claim, lease_ms, last_chance = unpack(ARGV, 1, 6)
+want, last_chance = tonumber(want), tonumber(last_chance)
 local DUE_AT_ONCE = 1000
-local APART_SECONDS = 1
+local APART_SECONDS = 0.1
 
 if now == '' then
   local time = redis.call('TIME')
@@ -21,15 +23,20 @@ end
 
 local some_crashed = redis.call('EXISTS', crashes) == 1
 local settled = {}
-for i = 1, #KEYS - 6 do
-  local job = KEYS[6 + i]
-  local token, verb, payload, number, status = unpack(ARGV, 5 * i, 5 * i + 4)
+for i = 1, #KEYS - 7 do
+  local job = KEYS[7 + i]
+  local token, verb, payload, number, status = unpack(ARGV, 5 * i + 2, 5 * i + 6)
   if redis.call('HGET', claims, job) ~= token then
     settled[i] = 0
   elseif not redis.call('ZSCORE', incomplete, job) then
-    -- Somebody finished it by hand.
+    -- Somebody finished it by hand, or a program of SAQ aborted it and waits for the worker to say so.
     settled[i] = 0
     redis.call('HDEL', claims, job)
+    local record, aborting = string.gsub(redis.call('GET', job) or '', '"status": ?"aborting"', '"status":"aborted"')
+    if aborting == 1 then
+      redis.call('SET', job, record, 'EX', math.max(1, tonumber(verb == 'finish' and number or 1)))
+      redis.call('PUBLISH', job, 'aborted')
+    end
   elseif verb == 'stamp' then
     settled[i] = 1
     redis.call('SET', job, payload)
@@ -78,19 +85,28 @@ local ids = want > 0 and redis.call('LPOP', queued, want) or nil
 if ids then
   local payloads = redis.call('MGET', unpack(ids))
   local scores = redis.call('ZMSCORE', incomplete, unpack(ids))
+  local lease = redis.call('ZSCORE', leases, worker)
+  if not lease or tonumber(lease) <= now then
+    redis.call('ZADD', leases, now + lease_ms, worker)
+  end
   local suspected = false
   if some_crashed then
-    for _, job in ipairs(redis.call('HKEYS', claims)) do
-      suspected = suspected or crashes_of(job) == last_chance
+    local all = redis.call('HGETALL', claims)
+    for i = 1, #all, 2 do
+      suspected = suspected or (crashes_of(all[i]) == last_chance and string.sub(all[i + 1], 1, #worker + 1) == worker .. ' ')
     end
   end
   for i, job in ipairs(ids) do
     local count = crashes_of(job)
     if not payloads[i] then
       redis.call('ZREM', incomplete, job)
-    elseif scores[i] and count == last_chance and suspected then
+      redis.call('HDEL', crashes, job)
+    elseif not scores[i] or (redis.call('HEXISTS', claims, job) == 1 and redis.call('LPOS', active, job)) then
+      -- Ended, or in the queue twice and running.
+    elseif count == last_chance and suspected then
       redis.call('ZADD', incomplete, string.format('%.3f', now / 1000 + APART_SECONDS), job)
-    elseif scores[i] and redis.call('HSETNX', claims, job, call) == 1 then
+    else
+      redis.call('HSET', claims, job, claim)
       suspected = suspected or count == last_chance
       redis.call('RPUSH', active, job)
       claimed[#claimed + 1] = job
@@ -104,7 +120,7 @@ local wanted_aborts = {}
 if redis.call('EXISTS', aborts) == 1 then
   local reasons = redis.call('HGETALL', aborts)
   for i = 1, #reasons, 2 do
-    if redis.call('HEXISTS', claims, reasons[i]) == 1 then
+    if string.sub(redis.call('HGET', claims, reasons[i]) or '', 1, #worker + 1) == worker .. ' ' then
       wanted_aborts[#wanted_aborts + 1] = reasons[i]
       wanted_aborts[#wanted_aborts + 1] = reasons[i + 1]
     end

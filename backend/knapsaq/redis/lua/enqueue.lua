@@ -1,26 +1,33 @@
 -- Accept jobs, all of a call in one step.
--- keys: incomplete queued aborts | job abort_mark
+-- keys: incomplete queued claims aborts crashes | job mark
 -- args: channel | payload score once
+-- The mark keeps a job out while it exists; one that is to be accepted only once, ever, sets it.
 -- Returns for each job 1 if it was accepted, 0 if its key belongs to a job that has not ended.
-local incomplete, queued, aborts = unpack(KEYS, 1, 3)
+local incomplete, queued, claims, aborts, crashes = unpack(KEYS, 1, 5)
 local channel = ARGV[1]
 local accepted = {}
 local delayed = false
-local some_aborts = redis.call('EXISTS', aborts) == 1
+local some_left = redis.call('EXISTS', claims, aborts, crashes) > 0
+local MARKED_SECONDS = 86400
 
-for i = 1, (#KEYS - 3) / 2 do
-  local job, abort_mark = KEYS[2 + 2 * i], KEYS[3 + 2 * i]
+for i = 1, (#KEYS - 5) / 2 do
+  local job, mark = KEYS[4 + 2 * i], KEYS[5 + 2 * i]
   local payload, score, once = ARGV[3 * i - 1], ARGV[3 * i], ARGV[3 * i + 1]
-  local taken = redis.call('ZSCORE', incomplete, job)
-    or redis.call('EXISTS', abort_mark) == 1
-    or (once == '1' and redis.call('EXISTS', job) == 1)
+  -- A job without a record cannot run; its key is free.
+  local taken = (redis.call('ZSCORE', incomplete, job) and redis.call('EXISTS', job) == 1)
+    or redis.call('EXISTS', mark) == 1
   if taken then
     accepted[i] = 0
   else
     accepted[i] = 1
     redis.call('SET', job, payload)
-    -- A worker of SAQ that ends an aborted job leaves the reason behind.
-    if some_aborts then redis.call('HDEL', aborts, job) end
+    if once == '1' then redis.call('SET', mark, 1, 'EX', MARKED_SECONDS) end
+    -- What an earlier job of this key has left behind, as after it was ended by hand or by a program of SAQ.
+    if some_left then
+      redis.call('HDEL', claims, job)
+      redis.call('HDEL', aborts, job)
+      redis.call('HDEL', crashes, job)
+    end
     if tonumber(score) > 0 then
       redis.call('ZADD', incomplete, score, job)
       delayed = true

@@ -15,13 +15,17 @@ if expiry and tonumber(expiry) > tonumber(now) then
 end
 
 local rescued = {}
-for _, job in ipairs(redis.call('HKEYS', claims)) do
-  if redis.call('LREM', active, 1, job) == 1 and redis.call('ZSCORE', incomplete, job) then
-    redis.call('LPUSH', queued, job)
-    redis.call('HINCRBY', crashes, job, 1)
-    rescued[#rescued + 1] = job
+local all = redis.call('HGETALL', claims)
+for i = 1, #all, 2 do
+  local job = all[i]
+  if string.sub(all[i + 1], 1, #worker + 1) == worker .. ' ' then
+    redis.call('HDEL', claims, job)
+    if redis.call('LREM', active, 1, job) == 1 and redis.call('ZSCORE', incomplete, job) then
+      redis.call('LPUSH', queued, job)
+      redis.call('HINCRBY', crashes, job, 1)
+      rescued[#rescued + 1] = job
+    end
   end
 end
-redis.call('DEL', claims)
 redis.call('ZREM', leases, worker)
 return rescued

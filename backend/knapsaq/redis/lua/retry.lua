@@ -1,18 +1,17 @@
 -- Queue a job again that has ended, or that runs without one of our claims.
--- keys: queued active incomplete aborts job | claims
+-- keys: queued active incomplete claims aborts crashes job
 -- args: payload score
 -- Returns 1, or 0 if it waits already or one of our workers runs it.
-local queued, active, incomplete, aborts, job = unpack(KEYS)
+local queued, active, incomplete, claims, aborts, crashes, job = unpack(KEYS)
 local payload, score = ARGV[1], ARGV[2]
 
-for i = 6, #KEYS do
-  if redis.call('HEXISTS', KEYS[i], job) == 1 then
+if redis.call('ZSCORE', incomplete, job) then
+  if redis.call('HEXISTS', claims, job) == 1 or redis.call('LREM', active, 1, job) == 0 then
     return 0
   end
 end
-if redis.call('ZSCORE', incomplete, job) and redis.call('LREM', active, 1, job) == 0 then
-  return 0
-end
+redis.call('HDEL', claims, job)
+redis.call('HDEL', crashes, job)
 redis.call('HDEL', aborts, job)
 redis.call('SET', job, payload)
 if tonumber(score) > 0 then

@@ -1,0 +1,54 @@
+"""Running: a job inside a worker, from its claim to its outcome."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from knapsaq.claims import Claim
+from knapsaq.errors import TaskTimeoutError
+from knapsaq.outcomes import Aborted, Failed, Outcome, Retried
+
+OVERDUE_SECONDS = 35.0
+"""How long after its limit a job may take to end: what its providers' clean-up gets, and a little."""
+
+
+@dataclass(slots=True)
+class Running:
+    """A job that runs here.
+
+    Attributes:
+        claim: The worker's hold on it.
+        task: The coroutine that runs it.
+        ends_as: Its outcome, once it has been interrupted on purpose.
+        stamped: Whether Redis has been told that it runs.
+        begun: Whether its coroutine has taken its first step.
+    """
+
+    claim: Claim
+    task: asyncio.Task[None]
+    ends_as: Outcome | None = None
+    stamped: bool = False
+    begun: bool = False
+
+    def interrupt(self, outcome: Outcome) -> None:
+        """Cancel it, unless somebody has; a task that was cancelled before its first step would never tell its end."""
+        if self.ends_as is None:
+            self.ends_as = outcome
+            if self.begun:
+                self.task.cancel()
+
+    def overdue(self, now_ms: int) -> Outcome | None:
+        """Return how it ends if it goes on although its limit has passed and it was cancelled."""
+        job = self.claim.job
+        if job.timeout and now_ms - job.started > (job.timeout + OVERDUE_SECONDS) * 1000:
+            return Failed(f"{TaskTimeoutError(job.function, job.timeout)}; it does not end")
+        return None
+
+    def silent(self, now_ms: int) -> Outcome | None:
+        """Return how it ends if its heartbeat has stopped, which ``job.update()`` gives; SAQ's rule."""
+        job = self.claim.job
+        if job.heartbeat and now_ms - max(job.touched, job.started) > job.heartbeat * 1000:
+            reason = f"no heartbeat for {job.heartbeat} s"
+            return Retried(reason, 0.0) if job.retryable else Aborted(reason)
+        return None
