@@ -9,6 +9,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 
 ARGS ?=
+PORT ?= 8000
 BIN := .venv/bin
 PYTHON := $(BIN)/python
 READY := .venv/.ready
@@ -41,8 +42,10 @@ demo: $(READY) ## Run everything once: broker, mail, API and worker; ends by its
 dev: $(READY) ## API and worker together, reloading on change; one Ctrl-C ends both
 	@$(PYTHON) -m app.dev $(ARGS)
 
-dev-api: $(READY) ## The API alone on http://127.0.0.1:8000, reloading on change
-	@LITESTAR_DEBUG=1 exec $(BIN)/litestar --app app.main:app run --port 8000 --reload --reload-dir backend $(ARGS)
+dev-api: $(READY) ## The API alone on http://127.0.0.1:8000 (PORT=8001 for another), reloading on change
+	@$(PYTHON) -c 'import sys; from app.processes import is_free; \
+		sys.exit(0 if is_free($(PORT)) else "port $(PORT) is taken; choose another: make dev-api PORT=8001")'
+	@LITESTAR_DEBUG=1 exec $(BIN)/litestar --app app.main:app run --port $(PORT) --reload --reload-dir backend $(ARGS)
 
 dev-worker: $(READY) ## A worker alone, reloading on change
 	@exec $(BIN)/knapsaq -A app.queue.config worker --reload $(ARGS)

@@ -32,7 +32,7 @@ def problem_details() -> ProblemDetailsPlugin:
 def broker_away(request: AnyRequest, error: Exception) -> Answer:
     """Answer that the queue cannot be used; where it is and what is wrong with it is for the log."""
     logger.error("%s %s: %s", request.method, request.url.path, error)
-    detail = f"nothing was queued: {error}" if request.app.debug else "the queue is away: nothing was queued, try again"
+    detail = f"the queue is away: {error}" if request.app.debug else "the queue is away; try again later"
     headers = {"Retry-After": str(TRY_AGAIN_AFTER)}
     return _problem(request, HTTPStatus.SERVICE_UNAVAILABLE, detail, headers)
 

@@ -23,6 +23,8 @@ def job_ended(job: Job, status: str) -> None:
     """An attempt ended, and how; arguments and results are never logged."""
     if status == "failed":
         logger.error("job %s of task %s failed after %s attempts\n%s", job.key, job.function, job.attempts, job.error)
+    elif status == "complete" and job.error:
+        logger.warning("job %s of task %s is done without its result: %s", job.key, job.function, job.error)
     elif logger.isEnabledFor(logging.INFO):
         logger.info("job %s of task %s: %s, attempt %s", job.key, job.function, status, job.attempts)
 
@@ -35,7 +37,7 @@ def job_retried(job: Job, after: float) -> None:
 
 def claim_lost(job_id: str) -> None:
     """A worker's outcome was refused, as the job is no longer its own."""
-    logger.warning("%s: the outcome was dropped, as the job had been handed to another worker", job_id)
+    logger.warning("%s: the outcome was not written, as the job is no longer this worker's or has ended", job_id)
 
 
 def thread_abandoned(job: Job) -> None:
@@ -104,3 +106,13 @@ def _key(record: object) -> str:
         fields = None
     key = fields.get("key") if isinstance(fields, dict) else None
     return f"key {key[:SHOWN_CHARACTERS]!r}" if isinstance(key, str) else "without a key"
+
+
+def no_task_known() -> None:
+    """A worker was started, and nothing has filled the registry."""
+    logger.warning("no task is registered: the worker can run nothing; check the imports of the module given with -A")
+
+
+def schedule_unserved(task: str, queue: str) -> None:
+    """A scheduled task belongs to a queue that nobody serves."""
+    logger.warning("task %s is scheduled in queue %s, which is not served: add it to KNAPSAQ_QUEUES", task, queue)

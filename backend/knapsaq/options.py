@@ -8,10 +8,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from knapsaq.errors import OptionError
-from knapsaq.timing import epoch_seconds, seconds
+from knapsaq.settings import QUEUE_NAME
+from knapsaq.timing import Duration, epoch_seconds, seconds
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9_.:\-{}/]{1,200}")
 MAX_SECONDS = 10 * 365 * 86_400.0
@@ -101,6 +102,36 @@ class CallOptions:
         return merged
 
 
+class TaskKeywords(TypedDict, total=False):
+    """The options of ``@task`` for type checkers and editors; None is as if not given."""
+
+    name: str | None
+    queue: str | None
+    timeout: Duration | None
+    retries: int | None
+    retry_delay: Duration | None
+    retry_backoff: bool | Duration | None
+    retry_jitter: bool | None
+    retry_on: type[BaseException] | tuple[type[BaseException], ...] | None
+    give_up_on: type[BaseException] | tuple[type[BaseException], ...] | None
+    ttl: int | None
+    run: Literal["async", "thread"] | None
+    dependencies: Mapping[str, Any] | None
+
+
+class CallKeywords(TypedDict, total=False):
+    """The options of ``.using()`` for type checkers and editors; None is as if not given."""
+
+    queue: str | None
+    key: str | None
+    delay: Duration | None
+    eta: datetime | None
+    timeout: Duration | None
+    retries: int | None
+    ttl: int | None
+    headers: Mapping[str, str] | None
+
+
 Check = Callable[[Any], Any]
 
 
@@ -123,8 +154,15 @@ def check(place: str, given: Mapping[str, Any], checks: Mapping[str, tuple[str, 
 
 
 def name(value: Any) -> str:
-    """Accept a name of a task, a queue or a key."""
+    """Accept a name of a task or a key."""
     if isinstance(value, str) and NAME_PATTERN.fullmatch(value):
+        return value
+    raise ValueError(value)
+
+
+def queue_name(value: Any) -> str:
+    """Accept a queue's name, by the rule of ``Settings.queues``."""
+    if isinstance(value, str) and QUEUE_NAME.fullmatch(value):
         return value
     raise ValueError(value)
 
@@ -209,7 +247,7 @@ NAME = "1 to 200 letters, digits or _ . : - / { }"
 
 CHECKS: dict[str, tuple[str, Check]] = {
     "name": (NAME, name),
-    "queue": (NAME, name),
+    "queue": ("1 to 64 letters, digits or _ . - { }", queue_name),
     "timeout": (SECONDS, duration),
     "retries": (RETRIES, whole(0, MAX_RETRIES)),
     "retry_delay": (SECONDS, duration),
@@ -223,7 +261,7 @@ CHECKS: dict[str, tuple[str, Check]] = {
 }
 
 CALL_CHECKS: dict[str, tuple[str, Check]] = {
-    "queue": (NAME, name),
+    "queue": ("1 to 64 letters, digits or _ . - { }", queue_name),
     "key": (NAME, name),
     "delay": (SECONDS, duration),
     "eta": ("an aware datetime, such as datetime.now(UTC) + timedelta(hours=1)", _moment),

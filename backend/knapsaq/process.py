@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+from knapsaq import events
 from knapsaq.client import Client
 from knapsaq.worker import Worker
 
@@ -30,7 +31,13 @@ async def run_workers(
         UnknownQueueError: A queue is not the client's.
         ProviderError: A task asks for something that nobody provides.
     """
-    workers = [Worker(client.queue(name), concurrency=concurrency) for name in queues or client.queues]
+    names = queues or tuple(client.queues)
+    if not client.registry.names():
+        events.no_task_known()
+    for task in client.registry.get_scheduled_tasks() if queues is None else ():
+        if task.options.queue not in names:
+            events.schedule_unserved(task.name, task.options.queue)
+    workers = [Worker(client.queue(name), concurrency=concurrency) for name in names]
     for worker in workers:
         worker.SIGNALS = []
 

@@ -11,13 +11,13 @@ import importlib
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast, overload
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, Unpack, cast, overload
 
 from saq.types import Context as SaqContext
 
 from knapsaq.context import Context
 from knapsaq.errors import DuplicateTaskError, KnapsaqError, RegistryError, TaskDefinitionError, UnknownTaskError
-from knapsaq.options import TaskOptions
+from knapsaq.options import TaskKeywords, TaskOptions
 from knapsaq.schedules import Schedule
 from knapsaq.task import Sender, Task
 
@@ -90,7 +90,7 @@ class Decorator(Protocol):
     @overload
     def __call__(self, function: Callable[P, R], /) -> Task[P, R, Callable[P, R]]: ...
     @overload
-    def __call__(self, /, **options: Any) -> Decorator: ...
+    def __call__(self, /, **options: Unpack[TaskKeywords]) -> Decorator: ...
 
 
 class Registry:
@@ -113,7 +113,12 @@ class Registry:
         return cast("Decorator", self._decorate)
 
     def scheduled_task(
-        self, *, cron: str, timezone: str | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
+        self,
+        *,
+        cron: str,
+        timezone: str | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Unpack[TaskKeywords],
     ) -> Decorator:
         """Return the decorator that makes a task of a function and runs it by the clock.
 

@@ -12,7 +12,7 @@ import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, Unpack
 
 from typing_extensions import TypeVar as TypeVarWithDefault
 
@@ -20,7 +20,7 @@ from knapsaq.codec import INJECTED, Signature
 from knapsaq.context import Context
 from knapsaq.errors import InvalidArgumentsError, NotConnectedError, TaskDefinitionError
 from knapsaq.job import META_KEY, Job, new_key
-from knapsaq.options import CallOptions, TaskOptions
+from knapsaq.options import CallKeywords, CallOptions, TaskOptions
 from knapsaq.schedules import Schedule
 from knapsaq.timing import Duration, now_ms
 
@@ -144,7 +144,7 @@ class Task(Generic[P, R, C]):
         """Queue one job of this task: another spelling of ``enqueue``."""
         return await self._send(CallOptions(), args, kwargs)
 
-    def using(self, **options: Any) -> BoundTask[P, R]:
+    def using(self, **options: Unpack[CallKeywords]) -> BoundTask[P, R]:
         """Return this task with other options for one call: ``queue, key, delay, eta, timeout, retries, ttl, headers``.
 
         Raises:
@@ -235,7 +235,7 @@ class BoundTask(Generic[P, R]):
         """Queue one job with these options; see ``Task.enqueue``."""
         return await self.task._send(self.options, args, kwargs)  # noqa: SLF001 - the two are one idea
 
-    def using(self, **options: Any) -> BoundTask[P, R]:
+    def using(self, **options: Unpack[CallKeywords]) -> BoundTask[P, R]:
         """Return the task with further options on top of these.
 
         Raises:

@@ -90,6 +90,16 @@ def test_each_python_snippet_runs_in_a_project_of_its_own(snippet: Snippet, proj
         run(project, script.name)
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_the_snippets_are_typed(page: str, projects: dict[str, Path]) -> None:
+    """A reader who checks types strictly can use them as they are."""
+    project = projects[page]
+    for snippet in snippets("python"):
+        if snippet.page == page and not snippet.file_name:
+            (project / f"snippet_{snippet.number}.py").write_text(snippet.code, encoding="utf-8")
+    run(project, "-m", "mypy", "--strict", "--explicit-package-bases", "--exclude", ".knapsaq", ".")
+
+
 @pytest.mark.parametrize("snippet", tuple(snippets("bash")), ids=lambda snippet: f"{snippet.page}-{snippet.number}")
 def test_each_command_exists_with_the_options_that_the_page_shows(snippet: Snippet) -> None:
     """Make targets are in the Makefile, and our commands accept the options that are shown."""

@@ -75,4 +75,9 @@ async def in_place() -> None:
 def definitions() -> None:
     task("a name")  # type: ignore[call-overload]
     scheduled_task()  # type: ignore[call-arg]
+    task(retires=3)  # type: ignore[call-overload]
+    task(timeout="5 s")  # type: ignore[call-overload]
+    scheduled_task(cron="0 2 * * *", retires=3)  # type: ignore[call-arg]
+    add.using(prio=3)  # type: ignore[call-arg]
+    add.using(delay="soon")  # type: ignore[arg-type]
     add.no_such_method()  # type: ignore[attr-defined]

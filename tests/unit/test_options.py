@@ -9,7 +9,7 @@ import pytest
 
 from knapsaq import Registry
 from knapsaq.errors import OptionError
-from knapsaq.options import CALL_CHECKS, CHECKS, CallOptions, TaskOptions
+from knapsaq.options import CALL_CHECKS, CHECKS, CallKeywords, CallOptions, TaskKeywords, TaskOptions
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -157,3 +157,9 @@ class TestOptionsOfACall:
         second = first.merged("there", {"timeout": 6, "key": "k"})
         assert (second.queue, second.timeout, second.key) == ("mail", 6.0, "k")
         assert first.timeout == 5.0
+
+
+def test_type_checkers_know_each_option() -> None:
+    """What is checked at run time is what editors complete."""
+    assert set(TaskKeywords.__annotations__) == set(CHECKS)
+    assert set(CallKeywords.__annotations__) == set(CALL_CHECKS)

@@ -370,38 +370,31 @@ class TestCleanUp:
     ) -> None:
         """No slot is kept for ever; each of several that hang has its own limit, and the others are finished."""
         monkeypatch.setattr("knapsaq.providers.CLEANUP_SECONDS", 0.01)
+        never = asyncio.Event()
 
         async def hangs(session: str) -> AsyncIterator[str]:
             try:
-                yield "hangs"
+                yield session
             finally:
-                await asyncio.Event().wait()
+                await never.wait()
 
-        async def hangs_too(session: str) -> AsyncIterator[str]:
-            try:
-                yield "hangs too"
-            finally:
-                await asyncio.Event().wait()
-
-        registry.provide({"hangs": hangs, "hangs_too": hangs_too})
-        task = make(registry, wanting("hangs", "hangs_too"), name="t")
-        async with asyncio.timeout(5):
-            outcome = await run(registry, settings, task)
+        registry.provide({"hangs": hangs, "hangs_too": hangs})
+        attempt = asyncio.create_task(run(registry, settings, make(registry, wanting("hangs", "hangs_too"), name="t")))
+        await asyncio.wait({attempt}, timeout=5)
+        never.set()
+        outcome = await attempt
         assert isinstance(outcome, Failed)
         assert "task 't': the clean-up of 'hangs' took longer than 0.01 s and was cancelled" in outcome.error
         assert "task 't': the clean-up of 'hangs_too' took longer" in outcome.error
         assert log == ["session saw ProviderError", "session closed", "engine saw ProviderError", "engine closed"]
 
-    async def test_a_clean_up_that_runs_into_a_time_limit_of_its_own_says_that(
-        self, registry: Registry, settings: Settings
-    ) -> None:
+    async def test_a_clean_ups_own_time_limit_is_told_as_such(self, registry: Registry, settings: Settings) -> None:
         """It is not taken for one that hangs."""
 
         async def commits() -> AsyncIterator[str]:
-            yield "commits"
+            yield ""
             raise TimeoutError("slow server")
 
         registry.provide({"commits": commits})
-        outcome = await run(registry, settings, make(registry, wanting("commits")))
-        assert isinstance(outcome, Failed)
+        outcome: Any = await run(registry, settings, make(registry, wanting("commits")))
         assert outcome.error.rstrip().endswith("TimeoutError: slow server")
