@@ -85,6 +85,8 @@ class Job(SaqJob, Generic[R]):
     """One call of a task; SAQ's fields, plus what is below."""
 
     key: str = dataclasses.field(default_factory=new_key)
+    delay = 0.0
+    """While it is being sent: seconds until it may run, by Redis' clock. It is no field, and not stored."""
     token = ""
     """In the worker that runs the job: its claim. It is no field, and not stored."""
 

@@ -37,6 +37,7 @@ from knapsaq.job import FIELDS, Job, check_fields
 from knapsaq.options import CallOptions
 from knapsaq.redis import scripts
 from knapsaq.redis.connection import broker_errors, open_redis
+from knapsaq.sweeping import Sweeper
 from knapsaq.timing import now_ms
 from knapsaq.waiting import Pushes
 
@@ -77,6 +78,7 @@ class Queue(ClaimingQueue):
         self._storing = Batcher(self._store, STORED_A_CALL)
         self._reading = Batcher(self._read, READ_A_CALL)
         self._pushes = Pushes(self.redis)
+        self._sweeper = Sweeper(self)
 
     @classmethod
     def from_url(cls, url: str, **options: Any) -> Queue:
@@ -181,10 +183,12 @@ class Queue(ClaimingQueue):
     async def _store(self, batch: Sequence[_Request]) -> list[bool]:
         own = self.keys
         keys = [own.incomplete, own.queued, own.claims, own.aborts, own.crashes]
-        args: list[scripts.Argument] = [own.wake]
+        args: list[scripts.Argument] = [self.now_argument, own.wake]
         for request in batch:
             keys += (request.job.id, own.fired(request.job.key) if request.once else request.job.abort_id)
-            args += (request.payload, max(0, request.job.scheduled), int(request.once))
+            delay = getattr(request.job, "delay", 0.0)
+            score = f"+{delay}" if delay else max(0, request.job.scheduled)
+            args += (request.payload, score, int(request.once))
         with broker_errors(self.settings.redacted_broker_url):
             return [bool(answer) for answer in await scripts.enqueue(self.redis, keys, args)]
 
@@ -251,6 +255,17 @@ class Queue(ClaimingQueue):
     async def _read(self, job_ids: Sequence[str]) -> Sequence[bytes | None]:
         with broker_errors(self.settings.redacted_broker_url):
             return cast("Sequence[bytes | None]", await self.redis.mget(job_ids))
+
+    async def sweep(self, lock: int = 60, abort: float = 5.0) -> list[str]:  # noqa: ARG002 - SAQ's signature
+        """Put back or end the jobs of plain SAQ workers that nobody runs any more, and return their ids.
+
+        Args:
+            lock: Seconds in which nobody else sweeps; one of our workers holds the lock for as long as it lives.
+            abort: Not used; SAQ waits so long for each job.
+        """
+        if not await self.redis.set(self.keys.saq_sweep_lock, 1, ex=lock, nx=True):
+            return []
+        return await self._sweeper.run_once()
 
     async def forget_worker(self, worker: str) -> None:
         """Take a worker that has stopped out of what ``info`` shows."""

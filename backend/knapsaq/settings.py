@@ -171,11 +171,6 @@ class Settings(LoudSettings):
         return cls() if value is None else value
 
     @property
-    def tz(self) -> ZoneInfo:
-        """The ``timezone`` as an object."""
-        return ZoneInfo(self.timezone)
-
-    @property
     def redacted_broker_url(self) -> str:
         """The ``broker_url`` as it may be shown: with its password hidden."""
         return redact(self.broker_url)

@@ -204,6 +204,7 @@ class Task(Generic[P, R, C]):
             timeout=timeout,  # type: ignore[arg-type]  # the sender fills in its default
             ttl=ttl,  # type: ignore[arg-type]
         )
+        job.delay = options.delay or 0.0
         extras: dict[str, Any] = {"headers": dict(options.headers)} if options.headers else {}
         if options.retries == 0:
             extras["retries"] = 0  # job.retries does not tell it from a call that says nothing

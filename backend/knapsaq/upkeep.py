@@ -9,11 +9,11 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
-from typing import Any, cast
+from typing import Any
 
 from croniter import croniter
 from redis.exceptions import RedisError
-from saq.job import CronJob, Status
+from saq.job import CronJob
 
 from knapsaq import events
 from knapsaq.batching import being_cancelled
@@ -28,9 +28,6 @@ from knapsaq.timing import from_ms, now_ms
 
 HORIZON = 60
 """Seconds before its due time at which a scheduled job is queued."""
-
-UNCLAIMED_SECONDS = 30
-"""How long a job may lie among the active ones without a claim or a stamp: SAQ's own workers need milliseconds."""
 
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0  # seconds until a duty that failed is tried again
@@ -76,51 +73,6 @@ class Rescuer:
                 events.jobs_rescued(queue.name, worker, len(jobs))
             rescued += len(jobs)
         return rescued
-
-
-class Sweeper:
-    """Looks after active jobs that none of our workers has claimed: those of plain SAQ workers.
-
-    One that is over its timeout or heartbeat is run again if it has attempts left, else ended. One without a start
-    stamp was taken by a worker that died in the same moment, and is put back. Both have to be seen in two sweeps, as
-    a job that is rescued during a sweep looks like this for a moment.
-    """
-
-    def __init__(self, queue: Queue) -> None:
-        self._queue = queue
-        self._seen: dict[bytes, int] = {}
-
-    async def run_once(self) -> list[str]:
-        """Return the ids of the jobs that were put back or ended."""
-        keys, redis = self._queue.keys, cast("Any", self._queue.redis)
-        active = await redis.lrange(keys.active, 0, -1)
-        claimed = set(await redis.hkeys(keys.claims))
-        orphans = [job_id for job_id in active if job_id not in claimed]
-        known, self._seen = self._seen, {job_id: self._seen.get(job_id, self._now()) for job_id in orphans}
-        return [job_id.decode() for job_id in orphans if job_id in known and await self._sweep(job_id)]
-
-    def _now(self) -> int:
-        return self._queue.clock() if self._queue.clock else now_ms()
-
-    async def _sweep(self, job_id: bytes) -> bool:
-        queue = self._queue
-        payload = await queue.redis.get(job_id)
-        job = queue.deserialize(payload)
-        if job is None:
-            async with queue.redis.pipeline(transaction=True) as pipe:
-                pipe.lrem(queue.keys.active, 0, job_id.decode())
-                pipe.zrem(queue.keys.incomplete, job_id)
-                if queue.settings.result_ttl:
-                    pipe.expire(job_id, queue.settings.result_ttl)
-                await pipe.execute()
-            return True
-        lost = job.status is Status.QUEUED and self._now() - self._seen[job_id] > UNCLAIMED_SECONDS * 1000
-        stuck = job.stuck
-        if stuck and not job.retryable:
-            await queue.finish(job, Status.ABORTED, error=queue.swept_error_message)
-        elif stuck or lost:
-            await queue.retry(job, queue.swept_error_message)
-        return stuck or lost
 
 
 @dataclass(slots=True)

@@ -36,8 +36,9 @@ from knapsaq.queue import Queue
 from knapsaq.registry import Registry
 from knapsaq.running import Running
 from knapsaq.settings import Settings
+from knapsaq.sweeping import Sweeper
 from knapsaq.timing import now_ms
-from knapsaq.upkeep import CronJobs, Rescuer, Scheduler, Sweeper, repeat
+from knapsaq.upkeep import CronJobs, Rescuer, Scheduler, repeat
 from knapsaq.wakeup import BLOCK_SECONDS, Wakeup
 
 CLAIMED_A_CALL = 500

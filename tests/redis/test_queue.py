@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -23,10 +24,12 @@ from knapsaq import (
     Queue,
     Registry,
     Settings,
+    Task,
     UnknownTaskError,
 )
 from knapsaq.outcomes import Retried, Succeeded
-from knapsaq.upkeep import Sweeper
+from knapsaq.sweeping import Sweeper
+from knapsaq.testing import ManualClock
 
 pytestmark = pytest.mark.usefixtures("echo")
 
@@ -401,9 +404,7 @@ class TestBadRecords:
         info = await queue.info(jobs=True)
         assert [job["key"] for job in info["jobs"]] == ["good"]
         assert [job.key async for job in queue.iter_jobs()] == ["good"]
-        sweeper = Sweeper(queue)
-        await sweeper.run_once()
-        swept = await sweeper.run_once()
+        swept = await Sweeper(queue).run_once()
         assert sorted(swept) == [queue.job_id("bad"), queue.job_id("foreign")]
         assert (await lists(queue))["active"] == ["good"]
         assert await queue.redis.ttl(queue.job_id("bad")) > 0
@@ -487,3 +488,17 @@ class TestHandMadeJobs:
         assert (await stored(queue)).retries == 3
         with pytest.raises(ValueError, match="different queue"):
             await Queue(queue.redis, "mail", settings=queue.settings).enqueue(job)
+
+
+class TestDelay:
+    async def test_a_delay_is_reckoned_by_the_queues_clock(
+        self, queue: Queue, echo: Task[..., Any, Any], clock: ManualClock
+    ) -> None:
+        """A sender whose own clock is wrong does not run jobs early or late."""
+        queue.clock = clock
+        clock.travel(datetime(2040, 1, 1, tzinfo=UTC))
+        job = await echo.using(delay=3600).enqueue(text="hi")
+        clock.advance(3599)
+        assert await queue.claim(1, worker="w") == []
+        clock.advance(1)
+        assert [claim.job for claim in await queue.claim(1, worker="w")] == [job]

@@ -268,6 +268,15 @@ class TestMethods:
         assert again is not None
         assert again.result == 3
 
+    async def test_sweep_leaves_a_job_alone_that_a_saq_worker_has_just_taken(self, queue: Queue) -> None:
+        """SAQ's sweep takes it for stuck: it then runs twice, or is ended while it runs."""
+        job = await queue.enqueue("add", key="one", a=1, b=2)
+        assert job is not None
+        assert await queue.dequeue() == job
+        assert await queue.sweep() == []
+        await job.update(status=Status.ACTIVE)
+        assert (await lists(queue))["active"] == ["one"]
+
     async def test_saqs_sweep_stays_away_while_our_worker_lives(self, queue: Queue, plain: RedisQueue) -> None:
         """It takes a job that has just been claimed for stuck, and would end it."""
         async with working(queue):

@@ -260,7 +260,7 @@ class TestReplies:
         keys = [own.incomplete, own.queued, own.claims, own.aborts, own.crashes]
         for key in ("a", "a", "b"):
             keys += [queue.job_id(key), f"saq:abort:default:{key}"]
-        answer = await scripts.enqueue(queue.redis, keys, [queue.keys.wake, *("{}", 0, 0) * 3])
+        answer = await scripts.enqueue(queue.redis, keys, ["", queue.keys.wake, *("{}", 0, 0) * 3])
         assert answer == [1, 0, 1]
 
     async def test_advance_returns_what_its_header_lists(self, queue: Queue, echo: AnyTask) -> None:

@@ -16,8 +16,9 @@ from tests.support import left_behind, lists, store
 from knapsaq import Client, Job, Queue, Registry, Settings, connect
 from knapsaq.outcomes import Succeeded
 from knapsaq.registry import AnyTask
+from knapsaq.sweeping import UNCLAIMED_SECONDS, Sweeper
 from knapsaq.testing import ManualClock
-from knapsaq.upkeep import HORIZON, UNCLAIMED_SECONDS, CronJobs, Rescuer, Scheduler, Sweeper
+from knapsaq.upkeep import HORIZON, CronJobs, Rescuer, Scheduler
 
 LEASE = timedelta(seconds=10)
 NOON = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
@@ -133,18 +134,14 @@ class TestSweeper:
     async def test_a_stuck_job_of_saq_that_has_attempts_left_runs_again(self, queue: Queue) -> None:
         """It is over its timeout, and none of our workers has claimed it."""
         await taken_by_saq(queue, status="active", started=now() - 60_000, timeout=10, retries=2)
-        sweeper = Sweeper(queue)
-        assert await sweeper.run_once() == []
-        assert await sweeper.run_once() == [queue.job_id("one")]
+        assert await Sweeper(queue).run_once() == [queue.job_id("one")]
         found = await lists(queue)
         assert (found["queued"], found["active"]) == (["one"], [])
 
     async def test_a_stuck_job_of_saq_without_attempts_left_is_ended(self, queue: Queue) -> None:
         """Aborted, with SAQ's word for it."""
         await taken_by_saq(queue, status="active", started=now() - 60_000, timeout=10, retries=1)
-        sweeper = Sweeper(queue)
-        await sweeper.run_once()
-        assert await sweeper.run_once() == [queue.job_id("one")]
+        assert await Sweeper(queue).run_once() == [queue.job_id("one")]
         job = await queue.job("one")
         assert job is not None
         assert (job.status, job.error) == (Status.ABORTED, "swept")
@@ -184,9 +181,7 @@ class TestSweeper:
         """Nothing can be known of it."""
         job = await taken_by_saq(queue)
         await queue.redis.delete(job.id)
-        sweeper = Sweeper(queue)
-        await sweeper.run_once()
-        assert await sweeper.run_once() == [job.id]
+        assert await Sweeper(queue).run_once() == [job.id]
         assert await left_behind(queue) == []
 
 

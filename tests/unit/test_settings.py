@@ -4,7 +4,6 @@ import os
 import pickle
 from pathlib import Path
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import pytest
 from pydantic import ValidationError, model_validator
@@ -31,7 +30,7 @@ class TestReading:
         assert settings.embedded_dir == Path(".knapsaq")
         assert settings.queues == ("default",)
         assert settings.api_token is None
-        assert settings.tz == ZoneInfo("UTC")
+        assert settings.timezone == "UTC"
 
     def test_the_constructor_wins_over_the_environment_and_that_over_the_file(
         self, empty_environment: Path, monkeypatch: pytest.MonkeyPatch

@@ -1,10 +1,11 @@
 -- Accept jobs, all of a call in one step.
 -- keys: incomplete queued claims aborts crashes | job mark
--- args: channel | payload score once
+-- args: now channel | payload score once
+-- A score is the due second, or with a plus the delay in seconds.
 -- The mark keeps a job out while it exists; one that is to be accepted only once, ever, sets it.
 -- Returns for each job 1 if it was accepted, 0 if its key belongs to a job that has not ended.
 local incomplete, queued, claims, aborts, crashes = unpack(KEYS, 1, 5)
-local channel = ARGV[1]
+local now, channel = unpack(ARGV, 1, 2)
 local accepted = {}
 local delayed = false
 local some_left = redis.call('EXISTS', claims, aborts, crashes) > 0
@@ -12,7 +13,7 @@ local MARKED_SECONDS = 86400
 
 for i = 1, (#KEYS - 5) / 2 do
   local job, mark = KEYS[4 + 2 * i], KEYS[5 + 2 * i]
-  local payload, score, once = ARGV[3 * i - 1], ARGV[3 * i], ARGV[3 * i + 1]
+  local payload, score, once = ARGV[3 * i], ARGV[3 * i + 1], ARGV[3 * i + 2]
   -- A job without a record cannot run; its key is free.
   local taken = (redis.call('ZSCORE', incomplete, job) and redis.call('EXISTS', job) == 1)
     or redis.call('EXISTS', mark) == 1
@@ -27,6 +28,13 @@ for i = 1, (#KEYS - 5) / 2 do
       redis.call('HDEL', claims, job)
       redis.call('HDEL', aborts, job)
       redis.call('HDEL', crashes, job)
+    end
+    if string.sub(score, 1, 1) == '+' then
+      if now == '' then
+        local time = redis.call('TIME')
+        now = time[1] * 1000 + math.floor(time[2] / 1000)
+      end
+      score = string.format('%.3f', now / 1000 + tonumber(string.sub(score, 2)))
     end
     if tonumber(score) > 0 then
       redis.call('ZADD', incomplete, score, job)
