@@ -22,6 +22,7 @@ else
 end
 
 local some_crashed = redis.call('EXISTS', crashes) == 1
+local some_aborts = redis.call('EXISTS', aborts) == 1
 local settled = {}
 for i = 1, #KEYS - 7 do
   local job = KEYS[7 + i]
@@ -48,7 +49,7 @@ for i = 1, #KEYS - 7 do
     if verb == 'finish' then
       redis.call('ZREM', incomplete, job)
       if some_crashed then redis.call('HDEL', crashes, job) end
-      redis.call('HDEL', aborts, job)
+      if some_aborts then redis.call('HDEL', aborts, job) end
       if tonumber(number) > 0 then
         redis.call('SET', job, payload, 'EX', number)
       elseif tonumber(number) == 0 then
@@ -85,6 +86,8 @@ local ids = want > 0 and redis.call('LPOP', queued, want) or nil
 if ids then
   local payloads = redis.call('MGET', unpack(ids))
   local scores = redis.call('ZMSCORE', incomplete, unpack(ids))
+  local held = redis.call('HMGET', claims, unpack(ids))
+  local taken, entries, seen = {}, {}, {}
   local lease = redis.call('ZSCORE', leases, worker)
   if not lease or tonumber(lease) <= now then
     redis.call('ZADD', leases, now + lease_ms, worker)
@@ -101,23 +104,29 @@ if ids then
     if not payloads[i] then
       redis.call('ZREM', incomplete, job)
       redis.call('HDEL', crashes, job)
-    elseif not scores[i] or (redis.call('HEXISTS', claims, job) == 1 and redis.call('LPOS', active, job)) then
+    elseif not scores[i] or (held[i] and redis.call('LPOS', active, job)) or seen[job] then
       -- Ended, or in the queue twice and running.
     elseif count == last_chance and suspected then
       redis.call('ZADD', incomplete, string.format('%.3f', now / 1000 + APART_SECONDS), job)
     else
-      redis.call('HSET', claims, job, claim)
       suspected = suspected or count == last_chance
-      redis.call('RPUSH', active, job)
+      seen[job] = true
+      taken[#taken + 1] = job
+      entries[#entries + 1] = job
+      entries[#entries + 1] = claim
       claimed[#claimed + 1] = job
       claimed[#claimed + 1] = payloads[i]
       claimed[#claimed + 1] = count
     end
   end
+  if #taken > 0 then
+    redis.call('RPUSH', active, unpack(taken))
+    redis.call('HSET', claims, unpack(entries))
+  end
 end
 
 local wanted_aborts = {}
-if redis.call('EXISTS', aborts) == 1 then
+if some_aborts then
   local reasons = redis.call('HGETALL', aborts)
   for i = 1, #reasons, 2 do
     if string.sub(redis.call('HGET', claims, reasons[i]) or '', 1, #worker + 1) == worker .. ' ' then
