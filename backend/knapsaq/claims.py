@@ -164,20 +164,30 @@ class ClaimingQueue(RedisQueue):
             if payload
         ]
 
-    def stamp(self, claim: Claim) -> Settlement:
-        """Return the settlement that shows a claimed job as active."""
+    def stamp(self, claim: Claim) -> Settlement | None:
+        """Return the settlement that shows a claimed job as active; None if its task has made it unstorable."""
         claim.job.status = Status.ACTIVE
-        return Settlement(claim.job_id, claim.token, "stamp", self._record(claim.job), 0, "active")
+        try:
+            record = self.serialize(claim.job)
+        except Exception:  # noqa: BLE001 - whatever the task put there, its settlement tells
+            return None
+        return Settlement(claim.job_id, claim.token, "stamp", record, 0, "active")
 
     def settlement(self, claim: Claim, outcome: Outcome) -> Settlement:
-        """Return what is to be written for an outcome; the job itself is brought up to date."""
+        """Return what is to be written for an outcome; the job itself is brought up to date.
+
+        It never raises: a task may have put anything into its own job.
+        """
         try:
             return self._settlement(claim, outcome)
-        except (TypeError, ValueError) as error:
-            claim.job.kwargs = None
-            return self._settlement(
-                claim, Failed(f"the task changed its job's arguments, which cannot be stored: {error}")
-            )
+        except Exception as error:  # noqa: BLE001
+            job = claim.job
+            job.status = Status.COMPLETE if isinstance(outcome, Succeeded) else Status.FAILED
+            job.error = f"the job cannot be stored as its task left it: {_plain(str(error))}"
+            key = self.job_key_from_id(claim.job_id)
+            bare: Job[Any] = Job(str(job.function), key=key, queue=self, status=job.status, error=job.error)
+            ttl = self.settings.result_ttl
+            return Settlement(claim.job_id, claim.token, "finish", self.serialize(bare), ttl, job.status.value)
 
     def _settlement(self, claim: Claim, outcome: Outcome) -> Settlement:
         job = claim.job
@@ -214,20 +224,11 @@ class ClaimingQueue(RedisQueue):
         return self._record(job)
 
     def _record(self, job: Job[Any]) -> bytes | str:
-        """Return the record of a job that a task may have changed; what cannot be stored gives way to the reason.
-
-        Raises:
-            TypeError: Not even its arguments can be stored any more.
-        """
+        """Return the record of a job; what a task has put into its ``meta`` and JSON cannot carry is dropped."""
         try:
             return self.serialize(job)
-        except (TypeError, ValueError) as error:
-            problem = f"the job cannot be stored as task {job.function!r} left it: {error}"
-        job.meta, job.error = {}, None if job.error is None else _plain(job.error)
-        try:
-            return self.serialize(job)
-        except (TypeError, ValueError):
-            job.result, job.error = None, f"{job.error or ''}\n{problem}".strip()
+        except Exception:  # noqa: BLE001 - the second attempt tells what else is wrong
+            job.meta, job.error = {}, None if job.error is None else _plain(job.error)
             return self.serialize(job)
 
     def deserialize(

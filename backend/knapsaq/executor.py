@@ -103,6 +103,7 @@ class Executor:
     ) -> Any:
         try:
             async with asyncio.timeout(job.timeout or None) as limit:
+                job.limit = limit
                 if task is None:
                     return await self._call_plain(job, ctx, limit)
                 plan = self._injector.plan(task)
@@ -117,6 +118,8 @@ class Executor:
             if not limit.expired():
                 raise
             raise TaskTimeoutError(job.function, float(job.timeout)) from error
+        finally:
+            job.limit = None
 
     async def _call_plain(self, job: Job[Any], ctx: Context, limit: asyncio.Timeout) -> Any:
         function = self._functions.get(job.function)

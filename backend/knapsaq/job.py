@@ -19,6 +19,8 @@ from saq.job import Job as SaqJob
 from knapsaq.errors import JobFailedError, JobRevokedError, ResultError
 
 if TYPE_CHECKING:
+    import asyncio
+
     from saq.queue import Queue as SaqQueue
 
 R = TypeVar("R")
@@ -87,6 +89,8 @@ class Job(SaqJob, Generic[R]):
     key: str = dataclasses.field(default_factory=new_key)
     delay = 0.0
     """While it is being sent: seconds until it may run, by Redis' clock. It is no field, and not stored."""
+    limit = cast("asyncio.Timeout | None", None)
+    """In the worker, while the function runs: its time limit. It is no field, and not stored."""
     token = ""
     """In the worker that runs the job: its claim. It is no field, and not stored."""
 

@@ -233,12 +233,14 @@ class Queue(ClaimingQueue):
     async def _update(self, job: SaqJob, status: Status | None = None, **kwargs: Any) -> None:  # noqa: ARG002
         # Only a copy that knows the end may be written over it: any other lacks the result.
         knows_end = job.status in TERMINAL_STATUSES
-        if status is None:
+        token = job.token if isinstance(job, Job) else ""
+        if status is None and token and not knows_end:
+            status = Status.ACTIVE  # it is written only while the claim stands
+        elif status is None:
             stored = await self.job(job.key)
             status = stored.status if stored else None
         job.status = status or job.status
         ended = int(knows_end and job.status in TERMINAL_STATUSES)
-        token = job.token if isinstance(job, Job) else ""
         args = [self.serialize(job), ended, job.status.value, token]
         await scripts.update(self.redis, [self.keys.incomplete, self.keys.claims, job.id], args)
 

@@ -9,8 +9,8 @@ from knapsaq.claims import Claim
 from knapsaq.errors import TaskTimeoutError
 from knapsaq.outcomes import Aborted, Failed, Outcome, Retried
 
-OVERDUE_SECONDS = 35.0
-"""How long after its limit a job may take to end: what its providers' clean-up gets, and a little."""
+OVERDUE_SECONDS = 5.0
+"""How long a function may take to end after its limit has passed and it was cancelled."""
 
 
 @dataclass(slots=True)
@@ -38,10 +38,11 @@ class Running:
             if self.begun:
                 self.task.cancel()
 
-    def overdue(self, now_ms: int) -> Outcome | None:
-        """Return how it ends if it goes on although its limit has passed and it was cancelled."""
+    def overdue(self, loop_time: float) -> Outcome | None:
+        """Return how it ends if its function goes on although its limit has passed and it was cancelled."""
         job = self.claim.job
-        if job.timeout and now_ms - job.started > (job.timeout + OVERDUE_SECONDS) * 1000:
+        end = job.limit.when() if job.limit else None
+        if end is not None and loop_time > end + OVERDUE_SECONDS:
             return Failed(f"{TaskTimeoutError(job.function, job.timeout)}; it does not end")
         return None
 

@@ -267,7 +267,8 @@ class Worker(SaqWorker[Any]):
         for running in self._running.values():
             if not running.stamped:
                 running.stamped = True
-                stamps.append(self.queue.stamp(running.claim))
+                stamp = self.queue.stamp(running.claim)
+                stamps += [stamp] if stamp else []
         return stamps
 
     # --- One job
@@ -345,11 +346,12 @@ class Worker(SaqWorker[Any]):
 
     def _give_up(self, running: Running, outcome: Outcome) -> None:
         events.cancellation_ignored(running.claim.job)
+        running.task.cancel()
         self._end(running, outcome)
 
     def _end(self, running: Running, outcome: Outcome) -> None:
-        self._outbox.append(self.queue.settlement(running.claim, outcome))
         del self._running[running.claim.job_id]
+        self._outbox.append(self.queue.settlement(running.claim, outcome))
         self._signal.set()
 
     # --- Duties beside the loop
@@ -370,10 +372,13 @@ class Worker(SaqWorker[Any]):
         """End jobs that are overdue, silent, or no longer in the queue, as after an abort by a program of SAQ."""
         now = now_ms()
         for running in list(self._running.values()):
-            if outcome := running.overdue(now):
+            if outcome := running.overdue(asyncio.get_running_loop().time()):
                 self._give_up(running, outcome)
-            elif outcome := running.silent(now):
-                running.interrupt(outcome)
+            elif running.silent(now) and (stored := await self.queue.job(running.claim.job.key)):
+                # The sign of life may have come through another copy of the job.
+                running.claim.job.touched = max(stored.touched, running.claim.job.touched)
+                if outcome := running.silent(now):
+                    running.interrupt(outcome)
         old = [running for running in self._running.values() if now - running.claim.job.started > OLD_MS]
         if old:
             ids = [running.claim.job_id for running in old]
@@ -381,7 +386,9 @@ class Worker(SaqWorker[Any]):
                 old, await self.queue.redis.zmscore(self.queue.keys.incomplete, ids), strict=True
             ):
                 if score is None:
-                    running.interrupt(Aborted("somebody else has ended it"))
+                    stored = await self.queue.job(running.claim.job.key)
+                    reason = stored.error if stored else None
+                    running.interrupt(Aborted(reason or "somebody else has ended it"))
 
     async def _rescue_when_expired(self) -> None:
         await self._expired.wait()

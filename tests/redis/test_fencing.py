@@ -14,7 +14,7 @@ from saq.queue.redis import RedisQueue
 from tests.support import ended, eventually, working
 
 from knapsaq import BrokerError, Context, JobMissingError, JobRevokedError, Queue, Registry, Settings, Task
-from knapsaq.outcomes import Succeeded
+from knapsaq.outcomes import Aborted, Succeeded
 from knapsaq.redis.connection import open_redis
 from knapsaq.running import OVERDUE_SECONDS, Running
 from knapsaq.testing import ManualClock
@@ -128,6 +128,43 @@ class TestLostClaims:
 
 
 class TestSaqsPrograms:
+    async def test_the_outcome_of_a_job_that_saq_aborted_leaves_the_next_of_its_key_alone(
+        self, queue: Queue, echo: AnyTask
+    ) -> None:
+        """The new job waits with its own arguments until somebody takes it."""
+        saq: RedisQueue = RedisQueue(queue.redis, "default")
+        await queue.enqueue("echo", key="one", text="first")
+        [old] = await queue.claim(1, worker="w")
+        theirs = await saq.job("one")
+        assert theirs is not None
+        await saq.abort(theirs, "by SAQ")
+        await queue.redis.delete(theirs.abort_id)
+        assert await saq.enqueue("echo", key="one", text="second")
+
+        assert not await queue.settle(old, Succeeded("first"), worker="w")
+        [new] = await queue.claim(1, worker="w")
+        assert new.job.kwargs == {"text": "second"}
+
+    @pytest.mark.parametrize("ttl", [600, 0])
+    async def test_a_job_that_saq_aborted_is_kept_as_long_as_any_other(
+        self, queue: Queue, echo: AnyTask, ttl: int
+    ) -> None:
+        """Whatever its arguments hold, it ends with its worker's outcome."""
+        saq: RedisQueue = RedisQueue(queue.redis, "default")
+        await queue.enqueue("echo", key="one", text='{"status":"aborting"}', ttl=ttl)
+        [claim] = await queue.claim(1, worker="w")
+        stamp = queue.stamp(claim)
+        theirs = await saq.job("one")
+        assert theirs is not None
+        await saq.abort(theirs, "by SAQ")
+        assert stamp is not None
+        await queue.advance("w", [stamp], 0)
+        await queue.settle(claim, Aborted("by SAQ"), worker="w")
+        job = await queue.job("one")
+        assert job is not None
+        assert (job.status, job.error, job.kwargs) == (Status.ABORTED, "by SAQ", {"text": '{"status":"aborting"}'})
+        assert (await queue.redis.ttl(job.id) > 0) is (ttl > 0)
+
     async def test_an_abort_by_a_program_of_saq_ends_our_running_job(self, queue: Queue, registry: Registry) -> None:
         """The task is cancelled within a second or two, and the record does not stay on its way."""
         cancelled = asyncio.Event()
@@ -176,7 +213,7 @@ class TestHarmless:
         async def spoil(ctx: Context, *, goes_on: bool) -> str:
             ctx.job.meta["path"] = Path("/x")
             if goes_on:
-                await eventually(lambda: _status(queue, ctx.id, Status.ACTIVE))
+                await ctx.queue.count("active")
             return "done"
 
         async with working(queue):
@@ -210,11 +247,56 @@ class TestHarmless:
         """The worker gives it up once its clean-up should have ended, too."""
         await queue.enqueue("echo", key="one", text="hi", timeout=5)
         [claim] = await queue.claim(1, worker="w")
-        claim.job.started = 1_000
         running = Running(claim, asyncio.create_task(asyncio.sleep(0)))
-        limit = 1_000 + int((5 + OVERDUE_SECONDS) * 1000)
-        assert running.overdue(limit) is None
-        assert "does not end" in str(running.overdue(limit + 1))
+        now = asyncio.get_running_loop().time()
+        assert running.overdue(now) is None, "it has not begun"
+        claim.job.limit = asyncio.timeout_at(now)
+        assert running.overdue(now + OVERDUE_SECONDS) is None
+        assert "does not end" in str(running.overdue(now + OVERDUE_SECONDS + 0.001))
+
+    @pytest.mark.parametrize("spoil", ["kwargs", "cycle", "ttl", "function"])
+    @pytest.mark.parametrize("goes_on", [False, True], ids=["at_once", "later"])
+    async def test_whatever_a_task_makes_of_its_job_its_slot_is_freed(
+        self, queue: Queue, registry: Registry, echo: AnyTask, spoil: str, goes_on: bool
+    ) -> None:
+        """The job ends with the reason, and the next one runs."""
+        cycle: dict[str, Any] = {}
+        cycle["cycle"] = cycle
+        wrong = {"kwargs": {"x": object()}, "cycle": cycle, "ttl": "1h", "function": object()}
+
+        @registry.task
+        async def spoiling(ctx: Context) -> None:
+            setattr(ctx.job, "meta" if spoil == "cycle" else spoil, wrong[spoil])
+            if goes_on:
+                await ctx.queue.count("active")
+
+        async with working(queue, concurrency=1):
+            bad = await spoiling.enqueue()
+            good = await echo.enqueue(text="hi")
+            assert await good.wait(5) == "hi"
+            await ended(bad)
+        assert bad.ended
+
+    async def test_an_update_at_the_start_of_a_task_leaves_the_job_active(
+        self, queue: Queue, registry: Registry
+    ) -> None:
+        """Whichever comes first, the update or the worker's own stamp."""
+        begun, go_on = 0, asyncio.Event()
+
+        @registry.task
+        async def eager(ctx: Context) -> None:
+            nonlocal begun
+            await ctx.job.update(meta={"step": 1})
+            begun += 1
+            await go_on.wait()
+
+        async with working(queue, concurrency=20):
+            jobs = await asyncio.gather(*(eager.enqueue() for _ in range(20)))
+            await eventually(lambda: begun == 20)
+            found = await queue.jobs(job.key for job in jobs)
+            assert {job.status for job in found if job} == {Status.ACTIVE}
+            go_on.set()
+            await ended(*jobs)
 
     async def test_waiting_without_the_right_to_listen_says_so(
         self, queue: Queue, echo: AnyTask, settings: Settings, broker_url: str

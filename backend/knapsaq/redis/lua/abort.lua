@@ -22,6 +22,7 @@ end
 redis.call('LREM', queued, 1, job)
 redis.call('ZREM', incomplete, job)
 redis.call('HDEL', crashes, job)
+redis.call('HDEL', aborts, job)
 if tonumber(ttl) > 0 then
   redis.call('SET', job, aborted_payload, 'EX', ttl)
 elseif tonumber(ttl) == 0 then

@@ -13,6 +13,7 @@ local now, worker, want, claim, lease_ms, last_chance = unpack(ARGV, 1, 6)
 want, last_chance = tonumber(want), tonumber(last_chance)
 local DUE_AT_ONCE = 1000
 local APART_SECONDS = 0.1
+local ABORTED_SECONDS = 3600
 
 if now == '' then
   local time = redis.call('TIME')
@@ -23,6 +24,30 @@ end
 
 local some_crashed = redis.call('EXISTS', crashes) == 1
 local some_aborts = redis.call('EXISTS', aborts) == 1
+
+local function forget(job)
+  redis.call('HDEL', claims, job)
+  if some_crashed then redis.call('HDEL', crashes, job) end
+  if some_aborts then redis.call('HDEL', aborts, job) end
+end
+
+-- Keep an ended job for so many seconds: 0 is for ever, below 0 not at all.
+local function keep(job, record, seconds)
+  record = record or redis.call('GET', job)
+  if seconds > 0 then
+    redis.call('SET', job, record, 'EX', seconds)
+  elseif seconds == 0 then
+    redis.call('SET', job, record)
+  else
+    redis.call('DEL', job)
+  end
+end
+
+local function is_aborting(job)
+  local readable, record = pcall(cjson.decode, redis.call('GET', job) or '')
+  return readable and type(record) == 'table' and record['status'] == 'aborting'
+end
+
 local settled = {}
 for i = 1, #KEYS - 7 do
   local job = KEYS[7 + i]
@@ -32,32 +57,31 @@ for i = 1, #KEYS - 7 do
   elseif not redis.call('ZSCORE', incomplete, job) then
     -- Somebody finished it by hand, or a program of SAQ aborted it and waits for the worker to say so.
     settled[i] = 0
-    redis.call('HDEL', claims, job)
-    local record, aborting = string.gsub(redis.call('GET', job) or '', '"status": ?"aborting"', '"status":"aborted"')
-    if aborting == 1 then
-      redis.call('SET', job, record, 'EX', math.max(1, tonumber(verb == 'finish' and number or 1)))
-      redis.call('PUBLISH', job, 'aborted')
+    if verb ~= 'stamp' then
+      forget(job)
+      if is_aborting(job) then
+        keep(job, verb == 'finish' and payload, verb == 'finish' and tonumber(number) or ABORTED_SECONDS)
+        redis.call('PUBLISH', job, 'aborted')
+      end
     end
   elseif verb == 'stamp' then
-    settled[i] = 1
-    redis.call('SET', job, payload)
-    redis.call('PUBLISH', job, status)
+    settled[i] = redis.call('LPOS', active, job) and 1 or 0
+    if settled[i] == 1 then
+      redis.call('SET', job, payload)
+      redis.call('PUBLISH', job, status)
+    end
+  elseif redis.call('LREM', active, 1, job) == 0 then
+    -- A program of SAQ has taken it from us, and it waits again.
+    settled[i] = 0
+    redis.call('HDEL', claims, job)
   else
     settled[i] = 1
-    redis.call('LREM', active, 1, job)
-    redis.call('HDEL', claims, job)
     if verb == 'finish' then
       redis.call('ZREM', incomplete, job)
-      if some_crashed then redis.call('HDEL', crashes, job) end
-      if some_aborts then redis.call('HDEL', aborts, job) end
-      if tonumber(number) > 0 then
-        redis.call('SET', job, payload, 'EX', number)
-      elseif tonumber(number) == 0 then
-        redis.call('SET', job, payload)
-      else
-        redis.call('DEL', job)
-      end
+      forget(job)
+      keep(job, payload, tonumber(number))
     else
+      redis.call('HDEL', claims, job)
       redis.call('SET', job, payload)
       if tonumber(number) > 0 then
         redis.call('ZADD', incomplete, string.format('%.3f', now / 1000 + number), job)
@@ -92,8 +116,11 @@ if ids then
   if not lease or tonumber(lease) <= now then
     redis.call('ZADD', leases, now + lease_ms, worker)
   end
-  local suspected = false
-  if some_crashed then
+  local suspected, last_ones = false, false
+  for _, job in ipairs(ids) do
+    last_ones = last_ones or crashes_of(job) == last_chance
+  end
+  if last_ones then
     local all = redis.call('HGETALL', claims)
     for i = 1, #all, 2 do
       suspected = suspected or (crashes_of(all[i]) == last_chance and string.sub(all[i + 1], 1, #worker + 1) == worker .. ' ')
@@ -103,9 +130,10 @@ if ids then
     local count = crashes_of(job)
     if not payloads[i] then
       redis.call('ZREM', incomplete, job)
-      redis.call('HDEL', crashes, job)
+      forget(job)
     elseif not scores[i] or (held[i] and redis.call('LPOS', active, job)) or seen[job] then
       -- Ended, or in the queue twice and running.
+      if not scores[i] then forget(job) end
     elseif count == last_chance and suspected then
       redis.call('ZADD', incomplete, string.format('%.3f', now / 1000 + APART_SECONDS), job)
     else

@@ -14,13 +14,17 @@ if expiry and tonumber(expiry) > tonumber(now) then
   return {}
 end
 
+local ABORTED_SECONDS = 3600
 local rescued = {}
 local all = redis.call('HGETALL', claims)
 for i = 1, #all, 2 do
   local job = all[i]
   if string.sub(all[i + 1], 1, #worker + 1) == worker .. ' ' then
     redis.call('HDEL', claims, job)
-    if redis.call('LREM', active, 1, job) == 1 and redis.call('ZSCORE', incomplete, job) then
+    if not redis.call('ZSCORE', incomplete, job) then
+      -- It ended otherwise; one that a program of SAQ was aborting keeps that status for a while.
+      if redis.call('TTL', job) == -1 then redis.call('EXPIRE', job, ABORTED_SECONDS) end
+    elseif redis.call('LREM', active, 1, job) == 1 then
       redis.call('LPUSH', queued, job)
       redis.call('HINCRBY', crashes, job, 1)
       rescued[#rescued + 1] = job
