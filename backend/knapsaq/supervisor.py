@@ -96,9 +96,6 @@ def run(plan: WorkerPlan) -> int:
     return asyncio.run(Supervisor(plan.processes, grace=grace, reload=plan.reload).run())
 
 
-# --- One worker process
-
-
 def serve(plan: WorkerPlan, *, parent: int | None = None) -> None:
     """Be one worker process until a signal ends it, or the parent at the other end of a pipe.
 
@@ -200,9 +197,6 @@ def _exit_at_once(code: int) -> None:
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
     os._exit(code)
-
-
-# --- The parent
 
 
 class Supervisor:

@@ -103,8 +103,6 @@ class Worker(SaqWorker[Any]):
         grace = self._shutdown_grace_period_s
         self.grace = self.settings.shutdown_grace if grace is None else float(grace)
 
-    # --- Life
-
     async def start(self) -> None:
         """Run jobs until ``stop`` is called, a signal arrives, or, in burst mode, the queue is empty."""
         loop = asyncio.get_running_loop()
@@ -185,8 +183,6 @@ class Worker(SaqWorker[Any]):
     async def _run_shutdown(self) -> None:
         for function in ensure_coroutine_function_many(self.shutdown, self.pool) if self.shutdown else ():
             await function(self.context)
-
-    # --- The loop
 
     async def _work(self) -> None:
         while not (self.event.is_set() and not self._running and not self._outbox and not self._doubtful):
@@ -271,8 +267,6 @@ class Worker(SaqWorker[Any]):
                 stamps += [stamp] if stamp else []
         return stamps
 
-    # --- One job
-
     def _begin(self, claim: Claim) -> None:
         job = claim.job
         if self._burst_left is not None:
@@ -353,8 +347,6 @@ class Worker(SaqWorker[Any]):
         del self._running[running.claim.job_id]
         self._outbox.append(self.queue.settlement(running.claim, outcome))
         self._signal.set()
-
-    # --- Duties beside the loop
 
     def _duties(self) -> list[Coroutine[Any, Any, None]]:
         timers, crons = self.timers, CronJobs(self.queue, self.cron_jobs, self.cron_tz)

@@ -102,9 +102,6 @@ def _print(findings: Sequence[Finding]) -> None:
     console.print(f"{counts['ok']} right, {counts['warn']} to look at, {counts['fail']} wrong")
 
 
-# --- Settings and application
-
-
 def _application(module: str | None) -> tuple[list[Finding], App | None]:
     try:
         app = load(module)
@@ -146,9 +143,6 @@ def _settings(settings: Settings, *, own: str | None) -> Iterator[Finding]:
     )
 
 
-# --- Tasks
-
-
 def _tasks(registry: Registry, settings: Settings) -> Iterator[Finding]:
     tasks = registry.get_all_tasks()
     if not tasks:
@@ -170,9 +164,6 @@ def _tasks(registry: Registry, settings: Settings) -> Iterator[Finding]:
         names = ", ".join(task.name for task in tasks if task.options.queue == queue)
         remedy = f"add it: KNAPSAQ_QUEUES={','.join((*settings.queues, queue))}"
         yield Finding("queues", "fail", f"{queue!r} is not connected, but is the queue of {names}", remedy)
-
-
-# --- Broker and workers
 
 
 async def _broker(settings: Settings) -> AsyncIterator[Finding]:

@@ -188,9 +188,6 @@ async def _job(task_queues: TaskQueues, queue: str, path: str) -> Job[Any]:
     return job
 
 
-# --- Errors, in the words of the page's script
-
-
 def _show_refusal(request: Request[Any, Any, Any], error: HTTPException) -> Response[Any]:
     return _shown(request, error.status_code, error.detail, error.headers or {})
 
