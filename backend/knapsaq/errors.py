@@ -117,7 +117,7 @@ class UnknownTaskError(RegistryError):
         hint = nearest(self.name, self.known)
         return (
             f"no task is named {self.name!r}; {hint}. "
-            f"A task is registered when its module is imported: check the imports of app/queue/config.py"
+            f"A task is registered when its module is imported: import it where the queue is configured"
         )
 
 

@@ -136,9 +136,16 @@ class Injector:
         return self._shared
 
     async def open(self) -> None:
-        """Make the worker's own values."""
+        """Make the worker's own values.
+
+        Raises:
+            ProviderError: A provider raised; it is named, with the cause chained.
+        """
         for name, step in self._shared_steps.items():
-            self._shared[name] = await step.make(self._stack, self._shared)
+            try:
+                self._shared[name] = await step.make(self._stack, self._shared)
+            except Exception as error:
+                raise ProviderError(f"provider {name!r} failed: {error!r}") from error
 
     async def close(self) -> None:
         """Finish the worker's own values, newest first."""

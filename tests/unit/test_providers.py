@@ -241,6 +241,16 @@ class TestScopeOfTheWorker:
         await injector.close()
         assert log == ["open engine", "open cache of engine", "close cache", "close engine"]
 
+    async def test_one_that_raises_is_named(self, registry: Registry) -> None:
+        """Whoever starts the worker reads which value could not be made, and why."""
+
+        def pool() -> None:
+            raise RuntimeError("no database")
+
+        registry.provide({"pool": Provide(pool, scope="worker")})
+        with pytest.raises(ProviderError, match="'pool' failed: RuntimeError"):
+            await Injector([make(registry, wanting("pool"))]).open()
+
 
 class TestCleanUp:
     @pytest.fixture(autouse=True)

@@ -80,7 +80,7 @@ class TestLookingUp:
         with pytest.raises(UnknownTaskError, match="did you mean 'send_email'") as caught:
             registry.get("send_emial")
         assert caught.value.known == ("send_email",)
-        with pytest.raises(UnknownTaskError, match=r"none is known.*check the imports"):
+        with pytest.raises(UnknownTaskError, match=r"none is known.*import it where"):
             Registry().get("send_email")
 
     def test_clear_forgets_tasks_and_providers(self, registry: Registry) -> None:
