@@ -24,6 +24,7 @@ from saq.job import Status
 from saq.queue.redis import RedisQueue
 
 from knapsaq import events
+from knapsaq.codec import utf8
 from knapsaq.errors import PayloadTooLargeError
 from knapsaq.job import FIELDS, Job, check_fields
 from knapsaq.outcomes import Failed, Outcome, Released, Retried, Succeeded
@@ -104,6 +105,10 @@ class ClaimingQueue(RedisQueue):
         """The first argument of scripts that need the time: the clock's, or nothing for Redis' own."""
         return self.clock() if self.clock else ""
 
+    def now_ms(self) -> int:
+        """Return the clock's time, or this machine's, in milliseconds since 1970."""
+        return self.clock() if self.clock else now_ms()
+
     async def advance(self, worker: str, settlements: Sequence[Settlement], want: int) -> Advance:
         """Settle, promote what is due, and claim: one call.
 
@@ -155,7 +160,7 @@ class ClaimingQueue(RedisQueue):
         lost = {
             job_id: token
             for job_id, token in (await redis.hgetall(self.keys.claims)).items()
-            if token.startswith(f"{worker} ".encode()) and job_id.decode() not in known
+            if belongs_to(token, worker) and job_id.decode() not in known
         }
         payloads = await redis.mget(lost) if lost else ()
         return [
@@ -183,7 +188,7 @@ class ClaimingQueue(RedisQueue):
         except Exception as error:  # noqa: BLE001
             job = claim.job
             job.status = Status.COMPLETE if isinstance(outcome, Succeeded) else Status.FAILED
-            job.error = f"the job cannot be stored as its task left it: {_plain(str(error))}"
+            job.error = f"the job cannot be stored as its task left it: {utf8(str(error))}"
             key = self.job_key_from_id(claim.job_id)
             bare: Job[Any] = Job(str(job.function), key=key, queue=self, status=job.status, error=job.error)
             ttl = self.settings.result_ttl
@@ -228,7 +233,7 @@ class ClaimingQueue(RedisQueue):
         try:
             return self.serialize(job)
         except Exception:  # noqa: BLE001 - the second attempt tells what else is wrong
-            job.meta, job.error = {}, None if job.error is None else _plain(job.error)
+            job.meta, job.error = {}, None if job.error is None else utf8(job.error)
             return self.serialize(job)
 
     def deserialize(
@@ -257,9 +262,9 @@ class ClaimingQueue(RedisQueue):
         return self._dump(job.to_dict())
 
 
-def _plain(text: str) -> str:
-    """Return text that UTF-8 can carry."""
-    return text.encode("utf-8", "backslashreplace").decode()
+def belongs_to(claim: bytes, worker: str) -> bool:
+    """Tell whether an entry of the hash of claims is a worker's."""
+    return claim.startswith(f"{worker} ".encode())
 
 
 def _wait_again(job: Job[Any], outcome: Retried | Released) -> None:

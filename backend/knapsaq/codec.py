@@ -71,6 +71,11 @@ def from_json_types(value: object, annotation: Any) -> Any:
     return msgspec.convert(value, annotation, str_keys=True, dec_hook=_decode_foreign)
 
 
+def utf8(text: str) -> str:
+    """Return text that UTF-8 can carry: what it cannot, such as half of a surrogate pair, is written as an escape."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def shown(value: object) -> str:
     """Return a short ``repr`` with the type, for errors."""
     try:

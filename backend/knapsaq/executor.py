@@ -25,7 +25,7 @@ import anyio
 import anyio.to_thread
 
 from knapsaq import events
-from knapsaq.codec import copied, to_json_types
+from knapsaq.codec import copied, to_json_types, utf8
 from knapsaq.context import Context
 from knapsaq.errors import InvalidArgumentsError, TaskDefinitionError, TaskTimeoutError, UnknownTaskError
 from knapsaq.job import Job
@@ -241,7 +241,7 @@ def _text(error: BaseException) -> str:
 
 def _storable(text: str) -> str:
     """Return text that UTF-8 can carry, of a long one its beginning and its end."""
-    text = text.encode("utf-8", "backslashreplace").decode()
+    text = utf8(text)
     if len(text) <= MAX_ERROR_CHARACTERS:
         return text
     half = MAX_ERROR_CHARACTERS // 2

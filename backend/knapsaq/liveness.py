@@ -23,7 +23,7 @@ from redis.asyncio.connection import SSLConnection, UnixDomainSocketConnection
 from redis.exceptions import NoScriptError, RedisError
 
 from knapsaq import events
-from knapsaq.claims import ClaimingQueue
+from knapsaq.claims import ClaimingQueue, belongs_to
 from knapsaq.redis import scripts
 
 RENEWALS_A_LEASE = 5
@@ -87,7 +87,7 @@ class LeaseKeeper(threading.Thread):
         try:
             keys = self._queue.keys
             claims: Any = self._redis.hvals(keys.claims)
-            if any(claim.startswith(f"{self._worker} ".encode()) for claim in claims):
+            if any(belongs_to(claim, self._worker) for claim in claims):
                 return  # jobs whose outcome Redis does not have; they are handed back when the lease has run out
             self._redis.zrem(keys.leases, self._worker)
             if not self._redis.exists(keys.leases):

@@ -78,7 +78,7 @@ class Queue(ClaimingQueue):
         self._storing = Batcher(self._store, STORED_A_CALL)
         self._reading = Batcher(self._read, READ_A_CALL)
         self._pushes = Pushes(self.redis)
-        self._sweeper = Sweeper(self)
+        self.sweeper = Sweeper(self)
 
     @classmethod
     def from_url(cls, url: str, **options: Any) -> Queue:
@@ -267,7 +267,7 @@ class Queue(ClaimingQueue):
         """
         if not await self.redis.set(self.keys.saq_sweep_lock, 1, ex=lock, nx=True):
             return []
-        return await self._sweeper.run_once()
+        return await self.sweeper.run_once()
 
     async def forget_worker(self, worker: str) -> None:
         """Take a worker that has stopped out of what ``info`` shows."""

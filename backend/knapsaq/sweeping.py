@@ -9,7 +9,6 @@ from __future__ import annotations
 from saq.job import Status
 
 from knapsaq.claims import ClaimingQueue
-from knapsaq.timing import now_ms
 
 UNCLAIMED_SECONDS = 30
 """How long a job may lie among the active ones without a claim or a stamp: SAQ's own workers need milliseconds."""
@@ -35,11 +34,8 @@ class Sweeper:
             pipe.hkeys(keys.claims)
             active, claimed = await pipe.execute()
         orphans = [job_id for job_id in active if job_id not in set(claimed)]
-        self._seen = {job_id: self._seen.get(job_id, self._now()) for job_id in orphans}
+        self._seen = {job_id: self._seen.get(job_id, self._queue.now_ms()) for job_id in orphans}
         return [job_id.decode() for job_id in orphans if await self._sweep(job_id)]
-
-    def _now(self) -> int:
-        return self._queue.clock() if self._queue.clock else now_ms()
 
     async def _sweep(self, job_id: bytes) -> bool:
         queue = self._queue
@@ -53,7 +49,7 @@ class Sweeper:
                     pipe.expire(job_id, queue.settings.result_ttl)
                 await pipe.execute()
             return True
-        lost = job.status is Status.QUEUED and self._now() - self._seen[job_id] > UNCLAIMED_SECONDS * 1000
+        lost = job.status is Status.QUEUED and self._queue.now_ms() - self._seen[job_id] > UNCLAIMED_SECONDS * 1000
         stuck = job.stuck
         if stuck and not job.retryable:
             await queue.finish(job, Status.ABORTED, error=queue.swept_error_message)

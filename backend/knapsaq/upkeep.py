@@ -24,7 +24,7 @@ from knapsaq.queue import Queue
 from knapsaq.redis import scripts
 from knapsaq.schedules import Schedule
 from knapsaq.task import Task
-from knapsaq.timing import from_ms, now_ms
+from knapsaq.timing import from_ms
 
 HORIZON = 60
 """Seconds before its due time at which a scheduled job is queued."""
@@ -104,8 +104,7 @@ class CronJobs:
         await asyncio.gather(*(self._queue_next(place, cron) for place, cron in enumerate(self._cron_jobs)))
 
     async def _queue_next(self, place: int, cron: CronJob[Any]) -> None:
-        now = self._queue.clock() if self._queue.clock else now_ms()
-        due = int(croniter(cron.cron, from_ms(now).astimezone(self._zone)).get_next(float))
+        due = int(croniter(cron.cron, from_ms(self._queue.now_ms()).astimezone(self._zone)).get_next(float))
         if self._queued[place] == due:
             return
         name = cron.function.__qualname__
@@ -154,7 +153,7 @@ class Scheduler:
         return queued
 
     def _now(self) -> datetime:
-        return from_ms(self._queue.clock() if self._queue.clock else now_ms())
+        return from_ms(self._queue.now_ms())
 
     def _job(self, fire: _Fire) -> Job[Any]:
         options = CallOptions(key=f"cron:{fire.task.name}:{fire.due}", eta=fire.due)

@@ -36,7 +36,6 @@ from knapsaq.queue import Queue
 from knapsaq.registry import Registry
 from knapsaq.running import Running
 from knapsaq.settings import Settings
-from knapsaq.sweeping import Sweeper
 from knapsaq.timing import now_ms
 from knapsaq.upkeep import CronJobs, Rescuer, Scheduler, repeat
 from knapsaq.wakeup import BLOCK_SECONDS, Wakeup
@@ -87,7 +86,7 @@ class Worker(SaqWorker[Any]):
         self._injector = Injector(tasks)
         self._executor = Executor(self.registry, self._injector, self.settings, self.functions, self.concurrency)
         self._scheduler = Scheduler(queue, [t for t in tasks if t.schedules and t.options.queue == queue.name])
-        self._rescuer, self._sweeper = Rescuer(queue), Sweeper(queue)
+        self._rescuer = Rescuer(queue)
         self._running: dict[str, Running] = {}
         self._outbox: list[Settlement] = []
         self._signal = asyncio.Event()
@@ -355,7 +354,7 @@ class Worker(SaqWorker[Any]):
             repeat("the listener", self._wakeup.listen, 0),
             repeat("the scheduler", self._scheduler.run_once, SCHEDULE_SECONDS),
             *([repeat("SAQ's cron jobs", crons.run_once, timers["schedule"])] if self.cron_jobs else ()),
-            repeat("the sweeper", self._sweeper.run_once, timers["sweep"]),
+            repeat("the sweeper", self.queue.sweeper.run_once, timers["sweep"]),
             repeat("the overseer", self._oversee, timers["abort"]),
             repeat("worker info", lambda: self.worker_info(timers["worker_info"] * 3), timers["worker_info"]),
         ]
