@@ -14,7 +14,9 @@ from knapsaq.redis.embedded import EmbeddedBroker
 from knapsaq.testing import ManualClock
 
 # What may outlive a test's jobs: things that end by themselves (they have an expiry) need not be named here.
-ENDLESS_KEYS = re.compile(rb"saq:[^:]+:(queued|active|incomplete|leases|claims|crashes)|saq:job:.*")
+ENDLESS_KEYS = re.compile(
+    rb"saq:[^:]+:(queued|active|incomplete|leases|claims|crashes|dead(:(records|reasons))?)|saq:job:.*"
+)
 
 
 @pytest.fixture(scope="session")

@@ -74,11 +74,12 @@ async def lists(queue: Queue) -> Mapping[str, list[str]]:
 
 
 async def left_behind(queue: Queue) -> list[str]:
-    """Return every key of a queue that neither expires, nor is the record of a job, nor a worker's own lease."""
+    """Return every key of a queue that neither expires, nor is a job's record, a dead letter or a worker's lease."""
     redis: Any = queue.redis
     found = [key async for key in redis.scan_iter(match=f"saq:{queue.name}:*")]
-    own = queue.keys.leases.encode()
-    return sorted([key.decode() for key in found if key != own and await redis.ttl(key) == -1])
+    keys = queue.keys
+    owned = {key.encode() for key in (keys.leases, keys.dead, keys.dead_records, keys.dead_reasons)}
+    return sorted([key.decode() for key in found if key not in owned and await redis.ttl(key) == -1])
 
 
 async def store(queue: Queue, key: str, record: bytes) -> None:

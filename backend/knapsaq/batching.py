@@ -7,11 +7,12 @@ enqueues alone costs no more than without.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Generic, TypeVar
 
 Request = TypeVar("Request")
 Answer = TypeVar("Answer")
+Item = TypeVar("Item")
 
 
 class Batcher(Generic[Request, Answer]):
@@ -19,12 +20,19 @@ class Batcher(Generic[Request, Answer]):
 
     Args:
         call: Takes requests and returns their answers in the same order. What it raises goes to each caller.
-        limit: How many requests a call may carry.
+        limit: How many requests a call may carry, or how much weight; a heavier one goes alone.
+        weight: What a request counts for; 1 unless given.
     """
 
-    def __init__(self, call: Callable[[Sequence[Request]], Awaitable[Sequence[Answer]]], limit: int) -> None:
+    def __init__(
+        self,
+        call: Callable[[Sequence[Request]], Awaitable[Sequence[Answer]]],
+        limit: int,
+        weight: Callable[[Request], float] | None = None,
+    ) -> None:
         self._call = call
         self._limit = limit
+        self._weight = weight
         self._waiting: list[tuple[Request, asyncio.Future[Answer]]] = []
         self._calls: set[asyncio.Task[None]] = set()
 
@@ -46,11 +54,37 @@ class Batcher(Generic[Request, Answer]):
                 self._send(batch)
         return (await self._call([request]))[0] if batch == [mine] else await answer
 
+    async def ask_all(self, requests: Sequence[Request]) -> list[Answer]:
+        """Return the answers to requests, with no more calls than are needed."""
+        calls = []
+        for part in self._parts(requests, lambda request: request):
+            calls.append(asyncio.ensure_future(self._call(part)))
+            await asyncio.sleep(0)  # it is under way while the next one is made
+        return [answer for answers in await asyncio.gather(*calls) for answer in answers]
+
     def _send(self, batch: list[tuple[Request, asyncio.Future[Answer]]]) -> None:
-        for start in range(0, len(batch), self._limit):
-            call = asyncio.create_task(self._answer(batch[start : start + self._limit]))
+        for part in self._parts(batch, lambda one: one[0]):
+            call = asyncio.create_task(self._answer(part))
             self._calls.add(call)
             call.add_done_callback(self._calls.discard)
+
+    def _parts(self, items: Sequence[Item], request_of: Callable[[Item], Request]) -> Iterator[list[Item]]:
+        """Yield runs of items, each as much as a call may carry."""
+        weigh = self._weight
+        if weigh is None:
+            yield from (list(items[start : start + self._limit]) for start in range(0, len(items), self._limit))
+            return
+        part: list[Item] = []
+        carried = 0.0
+        for item in items:
+            weight = weigh(request_of(item))
+            if part and carried + weight > self._limit:
+                yield part
+                part, carried = [], 0.0
+            part.append(item)
+            carried += weight
+        if part:
+            yield part
 
     async def _answer(self, batch: list[tuple[Request, asyncio.Future[Answer]]]) -> None:
         try:

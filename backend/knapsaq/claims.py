@@ -26,10 +26,11 @@ from saq.queue.redis import RedisQueue
 from knapsaq import events
 from knapsaq.codec import utf8
 from knapsaq.errors import PayloadTooLargeError
-from knapsaq.job import FIELDS, Job, check_fields
-from knapsaq.outcomes import Failed, Outcome, Released, Retried, Succeeded
+from knapsaq.job import Job, Record
+from knapsaq.outcomes import Dead, Failed, Outcome, Released, Retried, Succeeded
 from knapsaq.redis import scripts
 from knapsaq.redis.keys import Keys
+from knapsaq.redis.line import shared_line
 from knapsaq.registry import Registry
 from knapsaq.settings import TEN_YEARS, Settings
 from knapsaq.timing import now_ms
@@ -42,12 +43,17 @@ Clock = Callable[[], int]
 
 
 class Claim(NamedTuple):
-    """A worker's hold on a job; ``crashes`` counts the workers that died while they ran it."""
+    """A worker's hold on a job; ``deaths`` has a line for each worker that died while it ran it: when and who."""
 
     job_id: str
     job: Job[Any]
     token: str
-    crashes: int
+    deaths: str = ""
+
+    @property
+    def crashes(self) -> int:
+        """How many workers died while they ran the job."""
+        return self.deaths.count("\n")
 
 
 class Settlement(NamedTuple):
@@ -60,20 +66,25 @@ class Settlement(NamedTuple):
     number: float
     status: str
 
+    @property
+    def head(self) -> str:
+        """All but the job and the payload, in one word: as a rule the same for all settlements of a call."""
+        return f"{self.verb} {self.number} {self.status} {self.token}"
+
 
 class Advance(NamedTuple):
     """What one step of the queue gave.
 
     Attributes:
         claims: The jobs that may run now.
-        settled: For each settlement whether it was written; False where the claim was lost.
+        settled: For each settlement 1 if it was written, 0 where the claim was lost.
         wait: Seconds until the next delayed job is due, or None.
         aborts: The reasons to end claimed jobs, by job id.
         unreadable: Settlements that end records which nobody can read.
     """
 
     claims: list[Claim]
-    settled: list[bool]
+    settled: list[int]
     wait: float | None
     aborts: dict[str, str]
     unreadable: list[Settlement]
@@ -92,12 +103,17 @@ class ClaimingQueue(RedisQueue):
         clock: Clock | None = None,
         **saq_options: Any,
     ) -> None:
+        self._own_dump = "dump" in saq_options
         saq_options = {"dump": msgspec.json.encode, "load": msgspec.json.decode, **saq_options}
         super().__init__(redis, name, **saq_options)
         self.registry = registry
         self.settings = settings or Settings()
         self.keys = Keys(name)
         self.clock = clock
+        self.line = shared_line(redis)
+        own = self.keys
+        self._advance_keys = [own.queued, own.active, own.incomplete, own.leases, own.claims, own.aborts]
+        self._advance_keys += [own.crashes, own.dead, own.dead_records, own.dead_reasons]
         self._calls = 0
 
     @property
@@ -119,27 +135,28 @@ class ClaimingQueue(RedisQueue):
         """
         self._calls += 1
         token = f"{worker} {now_ms()}.{self._calls}"
-        keys = self.keys
         reply = await scripts.advance(
-            self.redis,
-            [keys.queued, keys.active, keys.incomplete, keys.leases, keys.claims, keys.aborts, keys.crashes]
-            + [settlement.job_id for settlement in settlements],
+            self.line,
+            self._advance_keys + [settlement.job_id for settlement in settlements],
             [self.now_argument, worker, want, token, int(self.settings.lease * 1000), CRASH_LIMIT - 1]
-            + [field for settlement in settlements for field in settlement[1:]],
+            + [field for settlement in settlements for field in (settlement.head, settlement.payload)],
         )
         now, next_due, settled, claimed, aborts = reply
         claims: list[Claim] = []
         unreadable: list[Settlement] = []
-        for raw_id, payload, crashes in zip(claimed[::3], claimed[1::3], claimed[2::3], strict=True):
-            job, job_id = self.deserialize(payload), raw_id.decode()
-            if job is None or job.id != job_id:
-                unreadable.append(Settlement(job_id, token, "finish", payload, self.settings.result_ttl, "failed"))
-            else:
-                job.token = token
-                claims.append(Claim(job_id, job, token, crashes))
+        for raw_id, payload, deaths in zip(claimed[::3], claimed[1::3], claimed[2::3], strict=True):
+            job_id = raw_id.decode()
+            try:
+                job = self._decoded(payload, job_id)
+            except Exception as error:  # noqa: BLE001 - whatever the bytes are, only this record is affected
+                events.record_unreadable(self.name, payload, error)
+                unreadable.append(self._buried(job_id, token, f"its record cannot be read: {error}"))
+                continue
+            job.token = token
+            claims.append(Claim(job_id, job, token, deaths.decode()))
         wait = max(0.0, float(next_due) - now / 1000) if next_due else None
         reasons = {job_id.decode(): text.decode() for job_id, text in zip(aborts[::2], aborts[1::2], strict=True)}
-        return Advance(claims, [bool(answer) for answer in settled], wait, reasons, unreadable)
+        return Advance(claims, settled, wait, reasons, unreadable)
 
     async def claim(self, n: int, *, worker: str) -> list[Claim]:
         """Claim up to ``n`` jobs for a worker."""
@@ -147,7 +164,7 @@ class ClaimingQueue(RedisQueue):
 
     async def settle(self, claim: Claim, outcome: Outcome, *, worker: str) -> bool:
         """Write an outcome; False where the claim was lost and nothing was written."""
-        return (await self.advance(worker, [self.settlement(claim, outcome)], 0)).settled[0]
+        return bool((await self.advance(worker, [self.settlement(claim, outcome)], 0)).settled[0])
 
     async def unknown_claims(self, worker: str, known: Collection[str]) -> list[Settlement]:
         """Return what puts back the jobs that a call claimed for a worker which never saw the reply.
@@ -189,10 +206,17 @@ class ClaimingQueue(RedisQueue):
             job = claim.job
             job.status = Status.COMPLETE if isinstance(outcome, Succeeded) else Status.FAILED
             job.error = f"the job cannot be stored as its task left it: {utf8(str(error))}"
-            key = self.job_key_from_id(claim.job_id)
-            bare: Job[Any] = Job(str(job.function), key=key, queue=self, status=job.status, error=job.error)
+            record = self._bare(claim.job_id, str(job.function), job.status, job.error)
             ttl = self.settings.result_ttl
-            return Settlement(claim.job_id, claim.token, "finish", self.serialize(bare), ttl, job.status.value)
+            return Settlement(claim.job_id, claim.token, "finish", record, ttl, job.status.value)
+
+    def _buried(self, job_id: str, token: str, reason: str) -> Settlement:
+        record = self._bare(job_id, "unknown", Status.FAILED, " ".join(utf8(reason).split()))
+        return Settlement(job_id, token, "bury", record, self.settings.result_ttl, "failed")
+
+    def _bare(self, job_id: str, function: str, status: Status, error: str) -> bytes | str:
+        key = self.job_key_from_id(job_id)
+        return self.serialize(Job(function, key=key, queue=self, status=status, error=error))
 
     def _settlement(self, claim: Claim, outcome: Outcome) -> Settlement:
         job = claim.job
@@ -202,16 +226,20 @@ class ClaimingQueue(RedisQueue):
             self.retried += verb == "retry"
             return Settlement(claim.job_id, claim.token, verb, self._record(job), outcome.after, "queued")
         job.completed = now_ms()
+        verb, status = "finish", "failed"
         if isinstance(outcome, Succeeded):
             job.status, job.result, job.error, job.progress = Status.COMPLETE, outcome.result, outcome.problem, 1.0
             self.complete += 1
+            status = "complete"
         elif isinstance(outcome, Failed):
             job.status, job.error = Status.FAILED, outcome.error
             self.failed += 1
+            verb = "bury" if isinstance(outcome, Dead) else verb
         else:
             job.status, job.error = Status.ABORTED, outcome.reason
             self.aborted += 1
-        return Settlement(claim.job_id, claim.token, "finish", self._final(job), self.whole_ttl(job), job.status.value)
+            status = "aborted"
+        return Settlement(claim.job_id, claim.token, verb, self._final(job), self.whole_ttl(job), status)
 
     def whole_ttl(self, job: SaqJob) -> int:
         """Return for how many seconds an ended job is kept, as Redis takes them; 0 is for ever, below 0 not at all."""
@@ -243,23 +271,38 @@ class ClaimingQueue(RedisQueue):
         if not payload:
             return None
         try:
-            record = dict(payload) if isinstance(payload, dict) else self._load(payload)
-            check_fields(record)
-            job: Job[Any] = Job(**{name: value for name, value in record.items() if name in FIELDS})
+            job = self._decoded(payload)
         except Exception as error:  # noqa: BLE001 - whatever the bytes are, only this record is affected
             events.record_unreadable(self.name, payload, error)
             return None
-        if record.get("queue") != self.name:
-            events.record_unreadable(self.name, payload, ValueError(f"it belongs to queue {record.get('queue')!r}"))
-            return None
-        job.queue = self
         if status:
             job.status = Status(status)
         return job
 
+    def _decoded(self, payload: dict[str, Any] | str | bytes, job_id: str = "") -> Job[Any]:
+        record = dict(payload) if isinstance(payload, dict) else self._load(payload)
+        job: Job[Any] = Job.from_record(record)
+        if record.get("queue") != self.name:
+            msg = f"it belongs to queue {record.get('queue')!r}"
+            raise ValueError(msg)
+        job.queue = self
+        if job_id and self.job_id(job.key) != job_id:
+            msg = "it has the key of another job"
+            raise ValueError(msg)
+        return job
+
     def serialize(self, job: SaqJob) -> bytes | str:
-        """Return the record of a job as it is stored."""
-        return self._dump(job.to_dict())
+        """Return the record of a job as it is stored.
+
+        Raises:
+            msgspec.ValidationError: A field is of a wrong kind.
+            TypeError: It holds what JSON cannot carry.
+        """
+        record = Record.of(job.__dict__)
+        if self._own_dump:
+            return self._dump(job.to_dict())
+        record.queue = job.queue.name if job.queue else None
+        return msgspec.json.encode(record)
 
 
 def belongs_to(claim: bytes, worker: str) -> bool:

@@ -7,7 +7,7 @@ its registry send their jobs through it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -50,9 +50,13 @@ class Client:
             raise UnknownQueueError(name, tuple(self.queues))
         return queue
 
-    async def send(self, queue: str, job: Job[Any]) -> Job[Any]:
+    def send(self, queue: str, job: Job[Any]) -> Awaitable[Job[Any]]:
         """Accept a task's job, or return the one that has its key and has not ended."""
-        return await self.queue(queue).submit(job)
+        return self.queue(queue).submit(job)
+
+    def send_many(self, queue: str, jobs: list[Job[Any]]) -> Awaitable[list[Job[Any]]]:
+        """Accept jobs of tasks; for each the one that has its key and has not ended takes its place."""
+        return self.queue(queue).submit_many(jobs)
 
 
 @asynccontextmanager

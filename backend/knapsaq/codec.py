@@ -109,6 +109,16 @@ class _Shape:
         self.plain = all(parameter.kind in _BY_NAME for parameter in parameters)
         self.names = frozenset(parameter.name for parameter in parameters)
         self.required = frozenset(parameter.name for parameter in parameters if parameter.default is Kind.empty)
+        self._positional = tuple(p.name for p in parameters if p.kind is Kind.POSITIONAL_OR_KEYWORD)
+
+    def arranged(self, values: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return values by name as positional and named arguments."""
+        args: list[Any] = []
+        for name in self._positional:
+            if name not in values:
+                break
+            args.append(values.pop(name))
+        return tuple(args), values
 
 
 class Signature:
@@ -127,6 +137,8 @@ class Signature:
         self.open_ended = any(parameter.kind is Kind.VAR_KEYWORD for parameter in parameters)
         self._annotations = {name: _resolve(function, name) for name in (*self.parameters, "return")}
         self._shapes: dict[frozenset[str], _Shape] = {}
+        self._all = self._shape(frozenset())
+        self.left_to_providers = self.injectable(())
 
     def injectable(self, provided: Iterable[str]) -> frozenset[str]:
         """Return the parameters that are filled by providers when the job runs."""
@@ -169,7 +181,7 @@ class Signature:
         Raises:
             InvalidArgumentsError: Naming the parameter, what it expects and what was given.
         """
-        shape = self._shape(injected)
+        shape = self._shape(injected) if injected else self._all
         if not args and shape.plain and shape.required <= kwargs.keys() <= shape.names:
             return {name: self._encode(name, name, value) for name, value in kwargs.items()}
         for name in injected & kwargs.keys():
@@ -216,6 +228,14 @@ class Signature:
             InvalidArgumentsError: The stored arguments do not fit the function as it is deployed here.
         """
         values: dict[str, Any] = {}
+        if self._all.plain and stored.keys() <= self._all.names:
+            for name, item in stored.items():
+                plain = _is_plain(item, self._annotations[name])
+                values[name] = item if plain else self._decode(name, name, copied(item))
+            values.update(provided)
+            if self._all.required <= values.keys():
+                return self._all.arranged(values)
+        values = {}
         extra: dict[str, Any] = {}
         for name, item in copied(dict(stored)).items():
             parameter = self.parameters.get(name)
@@ -254,6 +274,8 @@ class Signature:
         raise InvalidArgumentsError(self._task, name, f"one of {', '.join(self.parameters) or 'no arguments'}", "it")
 
     def _encode(self, shown_name: str, name: str, value: Any) -> Any:
+        if _is_plain(value, self._annotations[name]):
+            return value
         try:
             encoded = to_json_types(value)
         except (TypeError, ValueError, RecursionError) as error:
@@ -300,6 +322,19 @@ class Signature:
 _BY_NAME = (Kind.POSITIONAL_OR_KEYWORD, Kind.KEYWORD_ONLY)
 _BY_POSITION = (Kind.POSITIONAL_ONLY, Kind.POSITIONAL_OR_KEYWORD)
 _SINGLE = (*_BY_POSITION, Kind.KEYWORD_ONLY)
+
+
+def _is_plain(value: Any, annotation: Any) -> bool:
+    """Tell a value that is of the annotated type and the same in JSON, as most are; nothing need be done to it."""
+    kind = value.__class__
+    if kind is not annotation:
+        return False
+    if kind is int:
+        return bool(-_INT64 <= value < _INT64)
+    return kind is bool or (kind is str and value.isascii())
+
+
+_INT64 = 1 << 63
 
 
 def _resolve(function: Callable[..., Any], name: str) -> Any:

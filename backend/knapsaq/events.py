@@ -35,6 +35,11 @@ def job_retried(job: Job, after: float) -> None:
     logger.warning("job %s of task %s is run again in %.3g s: %s", job.key, job.function, after, reason)
 
 
+def task_unknown(job: Job, after: float) -> None:
+    """A job's task is not known here; another worker may know it."""
+    logger.warning("job %s: no task %s is known here; it is put back for %.3g s", job.key, job.function, after)
+
+
 def claim_lost(job_id: str) -> None:
     """A worker's outcome was refused, as the job is no longer its own."""
     logger.warning("%s: the outcome was not written, as the job is no longer this worker's or has ended", job_id)
@@ -83,6 +88,27 @@ def jobs_rescued(queue: str, worker: str, jobs: int) -> None:
     logger.warning("worker %s of queue %s has died; its %s jobs wait again", worker, queue, jobs)
 
 
+def loop_blocked(seconds: float, task: str | None, job: Job | None, stack: str) -> None:
+    """A worker's event loop is blocked; said once a stall. A stack has no values of variables."""
+    logger.warning("the event loop has been blocked for %.1f s by %s\n%s", seconds, _blocker(task, job), stack)
+
+
+def loop_freed(seconds: float, task: str | None, job: Job | None) -> None:
+    """A worker's event loop runs again."""
+    logger.warning("the event loop runs again after %.1f s; it was blocked by %s", seconds, _blocker(task, job))
+
+
+def loop_given_up(seconds: float, task: str | None, job: Job | None, stack: str) -> None:
+    """A process ends, as its event loop has been blocked for the whole of ``loop_stall_limit``."""
+    logger.critical(
+        "the event loop has been blocked for %.1f s by %s; "
+        "the limit is reached, so the process gives its jobs up and ends\n%s",
+        seconds,
+        _blocker(task, job),
+        stack,
+    )
+
+
 def broker_lost(place: str, error: BaseException) -> None:
     """Redis cannot be reached; said once an outage."""
     logger.error("%s: Redis is away (%s); trying again until it is back", place, error)
@@ -96,6 +122,13 @@ def broker_back(place: str) -> None:
 def duty_failed(duty: str, error: BaseException) -> None:
     """A background duty raised; it is tried again."""
     logger.error("%s failed and is tried again", duty, exc_info=error)
+
+
+def _blocker(task: str | None, job: Job | None) -> str:
+    """Return in words what an event loop is in."""
+    if job is not None:
+        return f"job {job.key} of task {job.function} in queue {job.get_queue().name}"
+    return f"asyncio's task {task}, which is no job" if task else "a callback or another thread"
 
 
 def _key(record: object) -> str:

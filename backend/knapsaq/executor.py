@@ -27,17 +27,21 @@ import anyio.to_thread
 from knapsaq import events
 from knapsaq.codec import copied, to_json_types, utf8
 from knapsaq.context import Context
+from knapsaq.deadline import Deadline
 from knapsaq.errors import InvalidArgumentsError, TaskDefinitionError, TaskTimeoutError, UnknownTaskError
-from knapsaq.job import Job
-from knapsaq.outcomes import Aborted, Discard, Failed, Outcome, Retried, Retry, Succeeded
-from knapsaq.providers import Injector
+from knapsaq.job import META_KEY, UNKNOWN_SINCE, Job
+from knapsaq.outcomes import Aborted, Dead, Discard, Failed, Outcome, Released, Retried, Retry, Succeeded
+from knapsaq.providers import NOTHING, Injector, Plan
 from knapsaq.registry import Registry
 from knapsaq.settings import Settings
 from knapsaq.task import Task
+from knapsaq.timing import now_ms
 
 MAX_ERROR_CHARACTERS = 16_384
 UNLIMITED_BACKOFF = 24 * 3600.0
-NEVER_RETRIED = (InvalidArgumentsError, TaskDefinitionError, UnknownTaskError)
+NEVER_RETRIED = (InvalidArgumentsError, TaskDefinitionError)
+FIRST_UNKNOWN_DELAY, LONGEST_UNKNOWN_DELAY = 1.0, 30.0  # seconds for which a job of an unknown task is put back
+NONE_PROVIDED: Mapping[str, Any] = {}
 
 
 class Executor:
@@ -75,6 +79,10 @@ class Executor:
         task = self._registry.find(job.function)
         if task is not None:
             ctx["task"] = task
+        elif job.function not in self._functions:
+            return self._unknown(job)
+        if job.meta:
+            _forget_unknown(job)
         try:
             return Succeeded(*_stored(job, await self._attempt(task, job, ctx)))
         except Retry as signal:
@@ -87,11 +95,28 @@ class Executor:
             ctx["exception"] = error  # where SAQ's after_process functions look for it
             return self._failed(task, job, error)
 
+    def _unknown(self, job: Job[Any]) -> Outcome:
+        """Put back a job whose task nobody here knows, as another worker may, or this one's next release."""
+        now, extras = now_ms(), dict(job.extras)
+        since = extras.setdefault(UNKNOWN_SINCE, now)
+        waited = (now - since) / 1000
+        reason = str(UnknownTaskError(job.function, self._registry.names()))
+        left = self._settings.unknown_task_limit - waited
+        if left <= 0:
+            return Dead(reason)
+        job.meta = {**job.meta, META_KEY: extras}
+        after = min(max(FIRST_UNKNOWN_DELAY, waited), LONGEST_UNKNOWN_DELAY, left)
+        events.task_unknown(job, after)
+        return Released(reason, after)
+
     async def _attempt(self, task: Task[..., Any, Any] | None, job: Job[Any], ctx: Context) -> Any:
+        plan = NOTHING if task is None else self._injector.plan(task)
+        if not plan.wanted:
+            return await self._within_limit(task, job, ctx, plan)
         failure: BaseException
         async with AsyncExitStack() as stack:
             try:
-                return await self._within_limit(task, job, ctx, stack)
+                return await self._within_limit(task, job, ctx, plan, stack)
             except BaseException as error:
                 failure = error
                 raise
@@ -99,40 +124,45 @@ class Executor:
         raise failure
 
     async def _within_limit(
-        self, task: Task[..., Any, Any] | None, job: Job[Any], ctx: Context, stack: AsyncExitStack
+        self,
+        task: Task[..., Any, Any] | None,
+        job: Job[Any],
+        ctx: Context,
+        plan: Plan,
+        stack: AsyncExitStack | None = None,
     ) -> Any:
+        deadline = job.deadline = Deadline(job.timeout) if job.timeout else None
+        over = False
         try:
-            async with asyncio.timeout(job.timeout or None) as limit:
-                job.limit = limit
-                if task is None:
-                    return await self._call_plain(job, ctx, limit)
-                plan = self._injector.plan(task)
-                provided = await plan.resolve(ctx, stack, self._injector.shared) if plan.wanted else {}
-                args, kwargs = task.signature.unbind(job.kwargs or {}, provided)
-                if task.takes_context:
-                    args = (ctx, *args)
-                if task.is_async:
-                    return await task.function(*args, **kwargs)
-                return await self._in_thread(job, limit, functools.partial(task.function, *args, **kwargs))
-        except TimeoutError as error:
-            if not limit.expired():
-                raise
-            raise TaskTimeoutError(job.function, float(job.timeout)) from error
+            if task is None:
+                return await self._call_plain(job, ctx)
+            provided = await plan.resolve(ctx, stack, self._injector.shared) if stack else NONE_PROVIDED
+            args, kwargs = task.signature.unbind(job.kwargs or {}, provided)
+            if task.takes_context:
+                args = (ctx, *args)
+            if task.is_async:
+                return await task.function(*args, **kwargs)
+            return await self._in_thread(job, functools.partial(task.function, *args, **kwargs))
+        except asyncio.CancelledError as error:
+            over = deadline is not None and deadline.close()
+            if over:
+                raise TaskTimeoutError(job.function, float(job.timeout)) from error
+            raise
         finally:
-            job.limit = None
+            job.deadline = None
+            if deadline is not None and not over:
+                deadline.close()
 
-    async def _call_plain(self, job: Job[Any], ctx: Context, limit: asyncio.Timeout) -> Any:
-        function = self._functions.get(job.function)
-        if function is None:
-            raise UnknownTaskError(job.function, self._registry.names())
+    async def _call_plain(self, job: Job[Any], ctx: Context) -> Any:
+        function = self._functions[job.function]
         kwargs = copied(job.kwargs or {})
         if inspect.iscoroutinefunction(function):
             return await function(ctx, **kwargs)
-        return await self._in_thread(job, limit, functools.partial(function, ctx, **kwargs))
+        return await self._in_thread(job, functools.partial(function, ctx, **kwargs))
 
-    async def _in_thread(self, job: Job[Any], limit: asyncio.Timeout, function: Callable[[], Any]) -> Any:
+    async def _in_thread(self, job: Job[Any], function: Callable[[], Any]) -> Any:
         call = _ThreadCall(function, self._threads)
-        await self._free_thread(job, limit, call)
+        await self._free_thread(job, call)
         try:
             result = await anyio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=self._unlimited)
         finally:
@@ -140,20 +170,17 @@ class Executor:
                 events.thread_abandoned(job)
         return await result if inspect.isawaitable(result) else result
 
-    async def _free_thread(self, job: Job[Any], limit: asyncio.Timeout, call: _ThreadCall) -> None:
+    async def _free_thread(self, job: Job[Any], call: _ThreadCall) -> None:
         """Wait until there is a thread; that does not count towards the job's time limit."""
         with suppress(anyio.WouldBlock):
             self._threads.acquire_on_behalf_of_nowait(call)
             return
         events.thread_awaited(job, int(self._threads.total_tokens))
-        loop, end = asyncio.get_running_loop(), limit.when()
-        began = loop.time()
-        if end is None or limit.expired():
-            await self._threads.acquire_on_behalf_of(call)
-            return
-        limit.reschedule(None)
+        deadline = job.deadline
+        left = deadline.put_off() if deadline is not None else 0.0
         await self._threads.acquire_on_behalf_of(call)
-        limit.reschedule(end + loop.time() - began)
+        if deadline is not None:
+            deadline.go_on(left)
 
     def _retried(self, task: Task[..., Any, Any] | None, job: Job[Any], signal: Retry) -> Outcome:
         said = task is None or task.options.retries is not None or job.retries != 1 or _says_no_retries(job)
@@ -207,9 +234,15 @@ class _ThreadCall:
         return not self._ended
 
 
+def _forget_unknown(job: Job[Any]) -> None:
+    """Forget that a worker did not know the task, now that one does."""
+    extras = job.extras
+    if UNKNOWN_SINCE in extras:
+        job.meta = {**job.meta, META_KEY: {name: extras[name] for name in extras if name != UNKNOWN_SINCE}}
+
+
 def _says_no_retries(job: Job[Any]) -> bool:
-    extras: Any = job.extras  # whatever the record holds
-    return isinstance(extras, Mapping) and "retries" in extras
+    return "retries" in job.extras
 
 
 def _stored(job: Job[Any], result: Any) -> tuple[Any, str | None]:

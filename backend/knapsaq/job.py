@@ -8,7 +8,7 @@ key ``knapsaq``. A job knows how to ask its queue about itself; it decides nothi
 from __future__ import annotations
 
 import dataclasses
-import uuid
+import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
@@ -16,39 +16,39 @@ import msgspec
 from saq.job import TERMINAL_STATUSES, Status
 from saq.job import Job as SaqJob
 
+from knapsaq.deadline import Deadline
 from knapsaq.errors import JobFailedError, JobRevokedError, ResultError
 
 if TYPE_CHECKING:
-    import asyncio
-
     from saq.queue import Queue as SaqQueue
 
 R = TypeVar("R")
 
 META_KEY = "knapsaq"
+UNKNOWN_SINCE = "unknown_since"  # among the extras: the millisecond at which a worker first did not know the task
 FIELDS = frozenset(field.name for field in dataclasses.fields(SaqJob))
 
 
 def new_key() -> str:
     """Return a key that nobody can guess."""
-    return uuid.uuid4().hex
+    return os.urandom(16).hex()
 
 
-class Record(msgspec.Struct):
-    """The kinds of a job's fields, against which what was stored or set by hand is checked."""
+class Record(msgspec.Struct, omit_defaults=True):
+    """A job's fields as they are stored: their kinds, and SAQ's defaults, which are left out."""
 
     function: str
     key: str
     queue: Any = None
     kwargs: dict[str, Any] | None = None
-    timeout: float | None = None
-    heartbeat: float = 0
+    timeout: int | float | None = 10
+    heartbeat: int | float = 0
     retries: int = 1
-    ttl: float | None = None
-    retry_delay: float = 0
+    ttl: int | float | None = 600
+    retry_delay: int | float = 0.0
     retry_backoff: bool | float = False
-    scheduled: float = 0
-    progress: float = 0
+    scheduled: int | float = 0
+    progress: int | float = 0.0
     attempts: int = 0
     completed: int = 0
     queued: int = 0
@@ -56,20 +56,20 @@ class Record(msgspec.Struct):
     touched: int = 0
     result: Any = None
     error: str | None = None
-    status: Any = None
+    status: Any = Status.NEW
     priority: int = 0
     group_key: str | None = None
     meta: dict[Any, Any] = {}
     worker_id: str | None = None
 
+    @classmethod
+    def of(cls, fields: Mapping[str, Any]) -> Record:
+        """Return checked fields; what SAQ does not know is left out.
 
-def check_fields(record: Mapping[str, Any]) -> None:
-    """Refuse fields of a wrong kind, with which no worker could go on.
-
-    Raises:
-        msgspec.ValidationError: Naming the field, what it has to be and what it is.
-    """
-    msgspec.convert(record, Record)
+        Raises:
+            msgspec.ValidationError: Naming the field, what it has to be and what it is.
+        """
+        return msgspec.convert(fields, cls)
 
 
 class ResultReader(Protocol):
@@ -89,8 +89,8 @@ class Job(SaqJob, Generic[R]):
     key: str = dataclasses.field(default_factory=new_key)
     delay = 0.0
     """While it is being sent: seconds until it may run, by Redis' clock. It is no field, and not stored."""
-    limit = cast("asyncio.Timeout | None", None)
-    """In the worker, while the function runs: its time limit. It is no field, and not stored."""
+    deadline = cast("Deadline | None", None)
+    """In the worker, while the function runs: when it is cancelled. It is no field, and not stored."""
     token = ""
     """In the worker that runs the job: its claim. It is no field, and not stored."""
 
@@ -123,6 +123,10 @@ class Job(SaqJob, Generic[R]):
         except msgspec.ValidationError as error:
             raise ResultError(self.function, self.key, str(error)) from error
 
+    def replace(self, job: SaqJob) -> None:
+        """Take over all fields of another job."""
+        self.__dict__.update((name, value) for name, value in vars(job).items() if name in FIELDS)
+
     async def retry(self, error: str | None = None) -> None:
         """Run an ended job again, from its first attempt; nothing happens to one that has not ended."""
         if self.ended:
@@ -142,13 +146,40 @@ class Job(SaqJob, Generic[R]):
     @property
     def extras(self) -> Mapping[str, Any]:
         """What Knapsaq stores with the job beyond SAQ's fields."""
-        return cast("Mapping[str, Any]", self.meta.get(META_KEY, {}))
+        extras: Any = self.meta.get(META_KEY)
+        return extras if isinstance(extras, dict) else {}
 
     @property
     def abort_id(self) -> str:
         """The Redis key of SAQ's abort mark; ours names the queue, so that equal keys of two queues do not meet."""
         queue: SaqQueue = self.get_queue()
         return f"saq:abort:{queue.name}:{self.key}"
+
+    @classmethod
+    def like(cls, pattern: dict[str, Any], key: str, kwargs: dict[str, Any] | None) -> Job[Any]:
+        """Return a new job with the fields of a pattern, which is what ``Job.__dict__`` holds."""
+        job: Job[Any] = object.__new__(cls)
+        job.__dict__ = fields = pattern.copy()
+        fields["key"], fields["kwargs"], fields["meta"] = key, kwargs, {}
+        return job
+
+    @classmethod
+    def from_record(cls, record: Any) -> Job[Any]:
+        """Return the job of a stored record, without its queue; fields that SAQ does not know are left out.
+
+        Raises:
+            msgspec.ValidationError: It is no record, or a field is of a wrong kind.
+            KeyError: Its status is none of SAQ's.
+        """
+        Record.of(record)
+        job: Job[Any] = object.__new__(cls)
+        job.__dict__ = fields = {**_FRESH, "meta": {}, **record}
+        for name in () if record.keys() <= FIELDS else record.keys() - FIELDS:
+            del fields[name]
+        status = fields["status"]
+        if status.__class__ is str:
+            fields["status"] = _STATUSES.get(status) or Status[status.upper()]
+        return job
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields that differ from SAQ's defaults, as SAQ stores them."""
@@ -165,6 +196,8 @@ class Job(SaqJob, Generic[R]):
         return stored
 
 
+_FRESH = {field.name: field.default for field in dataclasses.fields(SaqJob) if field.name != "meta"}
+_STATUSES = {status.value: status for status in Status}
 _DEFAULTS = tuple(
     (field.name, field.default) for field in dataclasses.fields(SaqJob) if field.name not in ("queue", "meta")
 )

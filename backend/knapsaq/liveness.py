@@ -8,11 +8,14 @@ Invariants, each a test in ``tests/redis/test_liveness.py``:
 
 * a blocked event loop keeps its lease;
 * a worker that has stopped leaves no lease behind;
+* a worker that gives its lease up hands its jobs back, and can no longer settle them;
 * an outage of Redis does not end the thread.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -22,8 +25,9 @@ from redis.asyncio import Redis
 from redis.asyncio.connection import SSLConnection, UnixDomainSocketConnection
 from redis.exceptions import NoScriptError, RedisError
 
-from knapsaq import events
+from knapsaq import events, watchdog
 from knapsaq.claims import ClaimingQueue, belongs_to
+from knapsaq.job import Job
 from knapsaq.redis import scripts
 
 RENEWALS_A_LEASE = 5
@@ -48,6 +52,18 @@ class LeaseKeeper(threading.Thread):
         self._redis = _blocking_client(queue.redis)
         self._lease_ms = int(queue.settings.lease * 1000)
         self._away = False
+        self._given_up = False
+        self.stall_limit = queue.settings.loop_stall_limit
+        self.job_of: Callable[[asyncio.Task[Any]], Job[Any] | None] = lambda _task: None
+
+    def guard(self, job_of: Callable[[asyncio.Task[Any]], Job[Any] | None]) -> None:
+        """Watch the running loop from now on, and give the lease up if it is blocked for ``loop_stall_limit``.
+
+        Args:
+            job_of: Returns the job that a task of asyncio runs; called in another thread.
+        """
+        self.job_of = job_of
+        watchdog.watch(self)
 
     def renew(self) -> None:
         """Renew the lease once.
@@ -78,9 +94,29 @@ class LeaseKeeper(threading.Thread):
             if self._away:
                 events.broker_back(f"lease of worker {self._worker}")
             self._away = False
+        if self._given_up:
+            with contextlib.suppress(RedisError, OSError):  # it runs out by itself
+                self._hand_back()
+
+    def give_up(self) -> None:
+        """End the thread and hand the jobs back, for a process that is about to end; ``join`` waits for both."""
+        self._given_up = True
+        self._ended.set()
+
+    def _hand_back(self) -> None:
+        """Do as whoever finds the lease run out; should this process end in between, somebody will."""
+        keys = self._queue.keys
+        self._redis.zadd(keys.leases, {self._worker: 0}, xx=True)
+        _run(
+            self._redis,
+            scripts.rescue,
+            [keys.queued, keys.active, keys.incomplete, keys.leases, keys.claims, keys.crashes],
+            [self._queue.now_argument, self._worker],
+        )
 
     def stop(self) -> None:
         """End the thread and give the lease up; blocks until both are done."""
+        watchdog.leave(self)
         self._ended.set()
         if self.is_alive():
             self.join()

@@ -64,6 +64,11 @@ class Failed:
 
 
 @dataclass(frozen=True, slots=True)
+class Dead(Failed):
+    """Nobody can run the job; it failed, and is kept among the dead letters until somebody looks at it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Retried:
     """The attempt raised, and another one is due ``after`` seconds."""
 

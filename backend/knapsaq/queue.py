@@ -22,46 +22,40 @@ from contextvars import ContextVar
 from typing import Any, NamedTuple, cast
 
 from redis.asyncio import Redis
-from redis.exceptions import AuthenticationError, RedisError
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.exceptions import RedisError
 from saq.job import TERMINAL_STATUSES, Status
 from saq.job import Job as SaqJob
 from saq.queue.base import JobError as SaqJobError
 
 from knapsaq import events
 from knapsaq.batching import Batcher
-from knapsaq.claims import ClaimingQueue
-from knapsaq.errors import BrokerError, InvalidArgumentsError, JobMissingError, PayloadTooLargeError, UnknownTaskError
-from knapsaq.job import FIELDS, Job, check_fields
+from knapsaq.dead_letters import DeadJob, DeadLetters
+from knapsaq.errors import InvalidArgumentsError, JobMissingError, PayloadTooLargeError, UnknownTaskError
+from knapsaq.job import FIELDS, Job
 from knapsaq.options import CallOptions
+from knapsaq.reading import ReadingQueue
 from knapsaq.redis import scripts
 from knapsaq.redis.connection import broker_errors, open_redis
 from knapsaq.sweeping import Sweeper
 from knapsaq.timing import now_ms
-from knapsaq.waiting import Pushes
 
-STORED_A_CALL = 500
+STORED_A_CALL = 250
 SUBMITTED_TIMES = 3  # the job that has the key may end between two looks
-READ_A_CALL = 1000
-LOOK_SECONDS = 10.0  # until a waiter looks for itself, should a push have been lost
-AWAY = (RedisConnectionError, RedisTimeoutError, OSError)
-LOOK_PAUSE = 0.5  # seconds between two attempts to reach Redis
 
-
-_batches: ContextVar[tuple[tuple[Queue, list[SaqJob]], ...]] = ContextVar("batches", default=())
-"""The open ``Queue.batch()`` blocks of the running code, and the jobs that were accepted in each."""
+_batches: ContextVar[tuple[tuple[Queue, list[_Request]], ...]] = ContextVar("batches", default=())
+"""The open ``Queue.batch()`` blocks of the running code, and the jobs that were sent in each."""
 
 
 class _Request(NamedTuple):
     """A job on its way to Redis."""
 
     job: SaqJob
+    job_id: str
     payload: bytes | str
     once: bool
 
 
-class Queue(ClaimingQueue):
+class Queue(ReadingQueue):
     """One queue in Redis.
 
     Args:
@@ -75,9 +69,8 @@ class Queue(ClaimingQueue):
 
     def __init__(self, redis: Redis, name: str = "default", **options: Any) -> None:
         super().__init__(redis, name, **options)
-        self._storing = Batcher(self._store, STORED_A_CALL)
-        self._reading = Batcher(self._read, READ_A_CALL)
-        self._pushes = Pushes(self.redis)
+        self._storing = Batcher(self._store, STORED_A_CALL, _weight)
+        self._dead_letters = DeadLetters(self)
         self.sweeper = Sweeper(self)
 
     @classmethod
@@ -105,6 +98,14 @@ class Queue(ClaimingQueue):
         job = self._build(job_or_func, kwargs) if isinstance(job_or_func, str) else _updated(job_or_func, kwargs)
         return cast("Job[Any]", job) if await self.accept(job) else None
 
+    async def enqueue_many(self, name: str, calls: Iterable[Mapping[str, Any]]) -> list[Job[Any]]:
+        """Queue a job by its task's name for each mapping of arguments, hundreds with one round trip.
+
+        Raises:
+            The same as ``enqueue``; nothing is queued unless all calls are right.
+        """
+        return await self.submit_many([self._build(name, dict(kwargs)) for kwargs in calls])
+
     async def accept(self, job: SaqJob, *, once: bool = False) -> bool:
         """Store a job; calls of one turn of the loop travel together.
 
@@ -115,40 +116,17 @@ class Queue(ClaimingQueue):
         Returns:
             Whether it was stored; False while a job of its key has not ended.
         """
-        if job.queue is not None and job.queue.name != self.name:
-            msg = f"Job {job} registered to a different queue"
-            raise ValueError(msg)
-        job.queue = self
-        job.queued = now_ms()
-        job.status = Status.QUEUED
-        limits = job.__dict__
-        if limits["timeout"] is None:
-            limits["timeout"] = self.settings.task_timeout
-        if limits["ttl"] is None:
-            limits["ttl"] = self.settings.result_ttl
+        self._address(job)
         if self._before_enqueues:
             await self._before_enqueue(job)
-        accepted = await self._storing.ask(_Request(job, self._payload(job), once))
-        for queue, jobs in _batches.get() if accepted else ():
-            if queue is self:
-                jobs.append(job)
+        request = _Request(job, self.job_id(job.key), self._payload(job), once)
+        batches = [requests for queue, requests in _batches.get() if queue is self]
+        for requests in batches:
+            requests.append(request)
+        accepted = await self._storing.ask(request)
+        for requests in () if accepted else batches:
+            requests.remove(request)
         return accepted
-
-    @asynccontextmanager
-    async def batch(self) -> AsyncIterator[None]:
-        """Abort the jobs that were accepted within the block, if it raises or is cancelled.
-
-        Jobs that others enqueue meanwhile are not concerned; those of tasks that were started in the block are.
-        """
-        jobs: list[SaqJob] = []
-        token = _batches.set((*_batches.get(), (self, jobs)))
-        try:
-            yield
-        except BaseException:
-            await asyncio.gather(*(self.abort(job, "cancelled") for job in jobs), return_exceptions=True)
-            raise
-        finally:
-            _batches.reset(token)
 
     async def submit(self, job: Job[Any]) -> Job[Any]:
         """Store a job, or return the one that has its key and has not ended.
@@ -164,6 +142,61 @@ class Queue(ClaimingQueue):
             if existing is not None and not existing.ended:
                 return existing
         raise JobMissingError(job.function, job.key, "its key belongs to a record that cannot be read; use another key")
+
+    async def submit_many(self, jobs: Sequence[Job[Any]]) -> list[Job[Any]]:
+        """Store jobs; for each the one that has its key and has not ended takes its place."""
+        for job in jobs:
+            self._address(job)
+            if self._before_enqueues:
+                await self._before_enqueue(job)
+        requests = [_Request(job, self.job_id(job.key), self._payload(job), once=False) for job in jobs]
+        batches = [sent for queue, sent in _batches.get() if queue is self]
+        for sent in batches:
+            sent.extend(requests)
+        answers = await self._storing.ask_all(requests)
+        submitted = list(jobs)
+        for place, accepted in enumerate(answers):
+            if accepted:
+                events.job_enqueued(jobs[place])
+                continue
+            for sent in batches:
+                sent.remove(requests[place])
+            submitted[place] = await self.submit(jobs[place])
+        return submitted
+
+    def _address(self, job: SaqJob) -> None:
+        """Fill in a job's queue, status and missing limits."""
+        if job.queue is not None and job.queue.name != self.name:
+            msg = f"Job {job} registered to a different queue"
+            raise ValueError(msg)
+        fields = job.__dict__
+        fields["queue"], fields["queued"], fields["status"] = self, now_ms(), Status.QUEUED
+        if fields["timeout"] is None:
+            fields["timeout"] = self.settings.task_timeout
+        if fields["ttl"] is None:
+            fields["ttl"] = self.settings.result_ttl
+
+    @asynccontextmanager
+    async def batch(self) -> AsyncIterator[None]:
+        """Abort the jobs that were accepted within the block, if it raises or is cancelled.
+
+        Jobs that others enqueue meanwhile are not concerned; those of tasks that were started in the block are.
+        """
+        requests: list[_Request] = []
+        token = _batches.set((*_batches.get(), (self, requests)))
+        try:
+            yield
+        except BaseException:
+            await asyncio.gather(*(self._take_back(request) for request in requests), return_exceptions=True)
+            raise
+        finally:
+            _batches.reset(token)
+
+    async def _take_back(self, request: _Request) -> None:
+        """Abort a job unless its key belongs to another: one whose enqueue was cancelled may not have been stored."""
+        stored = await self.job(request.job.key)
+        if stored is not None and stored.queued == request.job.queued:
+            await self.abort(request.job, "cancelled")
 
     def _build(self, name: str, kwargs: dict[str, Any]) -> Job[Any]:
         task = self.registry.find(name) if self.registry else None
@@ -184,17 +217,16 @@ class Queue(ClaimingQueue):
         own = self.keys
         keys = [own.incomplete, own.queued, own.claims, own.aborts, own.crashes]
         args: list[scripts.Argument] = [self.now_argument, own.wake]
-        for request in batch:
-            keys += (request.job.id, own.fired(request.job.key) if request.once else request.job.abort_id)
-            delay = getattr(request.job, "delay", 0.0)
-            score = f"+{delay}" if delay else max(0, request.job.scheduled)
-            args += (request.payload, score, int(request.once))
+        for job, job_id, payload, once in batch:
+            keys += (job_id, own.fired(job.key) if once else own.abort_mark(job.key))
+            delay = getattr(job, "delay", 0.0)
+            score = f"+{delay}" if delay else max(0, job.scheduled)
+            args += (payload, score, 1 if once else 0)
         with broker_errors(self.settings.redacted_broker_url):
-            return [bool(answer) for answer in await scripts.enqueue(self.redis, keys, args)]
+            return [bool(answer) for answer in await scripts.enqueue(self.line, keys, args)]
 
     def _payload(self, job: SaqJob) -> bytes | str:
         try:
-            check_fields(job.__dict__)
             payload = self.serialize(job)
         except (TypeError, ValueError) as error:
             raise InvalidArgumentsError(job.function, "*", "what JSON can carry", str(error)) from error
@@ -211,7 +243,7 @@ class Queue(ClaimingQueue):
         job.status, job.completed = Status.ABORTED, now_ms()
         keys = self.keys
         answer = await scripts.abort(
-            self.redis,
+            self.line,
             [keys.queued, keys.active, keys.incomplete, keys.aborts, keys.crashes, job.id],
             [error, self.serialize(job), self.whole_ttl(job), aborting, keys.wake],
         )
@@ -225,7 +257,7 @@ class Queue(ClaimingQueue):
         score = time.time() + delay if delay else 0
         keys = self.keys
         await scripts.retry(
-            self.redis,
+            self.line,
             [keys.queued, keys.active, keys.incomplete, keys.claims, keys.aborts, keys.crashes, job.id],
             [self.serialize(job), score],
         )
@@ -242,7 +274,7 @@ class Queue(ClaimingQueue):
         job.status = status or job.status
         ended = int(knows_end and job.status in TERMINAL_STATUSES)
         args = [self.serialize(job), ended, job.status.value, token]
-        await scripts.update(self.redis, [self.keys.incomplete, self.keys.claims, job.id], args)
+        await scripts.update(self.line, [self.keys.incomplete, self.keys.claims, job.id], args)
 
     def copy(self, job: SaqJob) -> Job[Any]:
         """Return a copy of a job, with its claim."""
@@ -250,13 +282,20 @@ class Queue(ClaimingQueue):
         twin.token = job.token if isinstance(job, Job) else ""
         return twin
 
-    async def job(self, job_key: str) -> Job[Any] | None:
-        """Return the job of that key as Redis has it now, or None."""
-        return self.deserialize(await self._reading.ask(self.job_id(job_key)))
+    async def dead(self, offset: int = 0, limit: int = 100) -> list[DeadJob]:
+        """Return a page of the dead letters, the newest first: jobs that nobody can run."""
+        return await self._dead_letters.page(offset, limit)
 
-    async def _read(self, job_ids: Sequence[str]) -> Sequence[bytes | None]:
-        with broker_errors(self.settings.redacted_broker_url):
-            return cast("Sequence[bytes | None]", await self.redis.mget(job_ids))
+    async def replay(self, *keys: str) -> int:
+        """Queue dead jobs again, from their first attempt; returns how many.
+
+        One whose key belongs to a newer job that has not ended stays where it is.
+        """
+        return await self._dead_letters.replay(keys)
+
+    async def discard(self, *keys: str) -> int:
+        """Forget dead jobs; returns how many."""
+        return await self._dead_letters.discard(keys)
 
     async def sweep(self, lock: int = 60, abort: float = 5.0) -> list[str]:  # noqa: ARG002 - SAQ's signature
         """Put back or end the jobs of plain SAQ workers that nobody runs any more, and return their ids.
@@ -281,51 +320,8 @@ class Queue(ClaimingQueue):
         """Close the connections; one that Redis has closed already is as good."""
         with suppress(RedisError, OSError):
             await self._pushes.close()
+            await self.line.close()
             await super().disconnect()
-
-    async def jobs(self, job_keys: Iterable[str]) -> list[Job[Any] | None]:  # type: ignore[override]
-        """Return the jobs of these keys, with None for each that is not there."""
-        ids = [self.job_id(key) for key in job_keys]
-        return [self.deserialize(payload) for payload in (await self.redis.mget(ids) if ids else ())]
-
-    async def wait_ended(self, job: Job[Any], timeout: float | None) -> None:
-        """Return when the job has ended, with ``job`` brought up to date.
-
-        Raises:
-            TimeoutError: It has not ended in time.
-            JobMissingError: It is not in Redis any more.
-        """
-        async with asyncio.timeout(timeout):
-            while not await self._ended(job):  # noqa: ASYNC110 - an outage has no event to wait for
-                # Redis is away; the job is not lost for that.
-                await asyncio.sleep(LOOK_PAUSE)
-
-    async def _ended(self, job: Job[Any]) -> bool:
-        """Return True when the job has ended, False if Redis went away meanwhile."""
-        try:
-            async with self._pushes.on(job.id) as news:
-                while True:
-                    news.clear()
-                    stored = await self.job(job.key)
-                    if stored is None:
-                        raise JobMissingError(job.function, job.key, "its record is gone; keep it longer with ttl")
-                    job.replace(stored)
-                    if stored.ended:
-                        return True
-                    with suppress(TimeoutError):
-                        async with asyncio.timeout(LOOK_SECONDS):
-                            await news.wait()
-        except (BrokerError, RedisError, OSError) as error:
-            cause = error.__cause__ if isinstance(error, BrokerError) else error
-            if isinstance(cause, AWAY) and not isinstance(cause, AuthenticationError):
-                return False
-            with broker_errors(self.settings.redacted_broker_url):
-                raise
-
-    def decode_result(self, job: Job[Any]) -> Any:
-        """Return the job's result as the task's annotated type; as it is stored where the task is not known here."""
-        task = self.registry.find(job.function) if self.registry else None
-        return job.result if task is None else task.signature.result(job.result)
 
     async def map(
         self,
@@ -352,6 +348,11 @@ class Queue(ClaimingQueue):
         if not return_exceptions:
             raise SaqJobError(job)
         return SaqJobError(job)
+
+
+def _weight(request: _Request) -> float:
+    """Return a job's part of a call, which carries 250 small ones or 4 MiB."""
+    return 1 + len(request.payload) / 16_384
 
 
 def _updated(job: SaqJob, kwargs: Mapping[str, Any]) -> SaqJob:

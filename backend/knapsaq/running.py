@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from knapsaq.claims import Claim
 from knapsaq.errors import TaskTimeoutError
@@ -21,14 +21,12 @@ class Running:
         claim: The worker's hold on it.
         task: The coroutine that runs it.
         ends_as: Its outcome, once it has been interrupted on purpose.
-        stamped: Whether Redis has been told that it runs.
         begun: Whether its coroutine has taken its first step.
     """
 
     claim: Claim
-    task: asyncio.Task[None]
+    task: asyncio.Task[None] = field(init=False)
     ends_as: Outcome | None = None
-    stamped: bool = False
     begun: bool = False
 
     def interrupt(self, outcome: Outcome) -> None:
@@ -41,7 +39,7 @@ class Running:
     def overdue(self, loop_time: float) -> Outcome | None:
         """Return how it ends if its function goes on although its limit has passed and it was cancelled."""
         job = self.claim.job
-        end = job.limit.when() if job.limit else None
+        end = job.deadline.when if job.deadline else None
         if end is not None and loop_time > end + OVERDUE_SECONDS:
             return Failed(f"{TaskTimeoutError(job.function, job.timeout)}; it does not end")
         return None

@@ -145,6 +145,20 @@ class Settings(LoudSettings):
         le=3600,
         description="Seconds without a sign of life after which a worker's jobs are taken back",
     )
+    loop_stall_limit: float = Field(
+        # As long as an attempt may run by default: a task that blocks the loop for longer cannot be timed out.
+        default=300,
+        ge=0,
+        le=TEN_YEARS,
+        description="Seconds that a task may block its worker's loop before the process gives its jobs up and ends; "
+        "0 is no limit",
+    )
+    unknown_task_limit: float = Field(
+        default=600,
+        ge=0,
+        le=TEN_YEARS,
+        description="Seconds that a job of an unknown task is put back before it is a dead letter; 0 is not at all",
+    )
     shutdown_grace: float = Field(
         default=30, ge=0, le=86_400, description="Seconds that running jobs get to end when a worker is told to stop"
     )

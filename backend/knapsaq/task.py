@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, Unpack
 
@@ -18,7 +18,7 @@ from typing_extensions import TypeVar as TypeVarWithDefault
 
 from knapsaq.codec import INJECTED, Signature
 from knapsaq.context import Context
-from knapsaq.errors import InvalidArgumentsError, NotConnectedError, TaskDefinitionError
+from knapsaq.errors import InvalidArgumentsError, NotConnectedError, OptionError, TaskDefinitionError
 from knapsaq.job import META_KEY, Job, new_key
 from knapsaq.options import CallKeywords, CallOptions, TaskOptions
 from knapsaq.schedules import Schedule
@@ -26,14 +26,18 @@ from knapsaq.timing import Duration, now_ms
 
 P = ParamSpec("P")
 R = TypeVar("R")
+NO_OPTIONS = CallOptions()
 C = TypeVarWithDefault("C", bound=Callable[..., Any], default=Callable[..., Any])
 
 
 class Sender(Protocol):
     """Whoever can accept jobs: a connected client."""
 
-    async def send(self, queue: str, job: Job[Any]) -> Job[Any]:
+    def send(self, queue: str, job: Job[Any]) -> Awaitable[Job[Any]]:
         """Accept the job, or return the one that already has its key."""
+
+    def send_many(self, queue: str, jobs: list[Job[Any]]) -> Awaitable[list[Job[Any]]]:
+        """Accept jobs; for each the one that already has its key takes its place."""
 
 
 class Home(Protocol):
@@ -118,6 +122,8 @@ class Task(Generic[P, R, C]):
     @property
     def injected(self) -> frozenset[str]:
         """The names of the parameters that providers fill."""
+        if not self.options.dependencies and not self._home.dependencies:
+            return self.signature.left_to_providers
         return self.signature.injectable(self.providers)
 
     @property
@@ -138,11 +144,24 @@ class Task(Generic[P, R, C]):
             UnknownQueueError: The task's queue is not connected.
             BrokerError: Redis cannot be reached.
         """
-        return await self._send(CallOptions(), args, kwargs)
+        return await self._send(NO_OPTIONS, args, kwargs)
 
     async def delay(self, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
         """Queue one job of this task: another spelling of ``enqueue``."""
-        return await self._send(CallOptions(), args, kwargs)
+        return await self._send(NO_OPTIONS, args, kwargs)
+
+    async def enqueue_many(self, calls: Iterable[Mapping[str, Any]]) -> list[Job[R]]:
+        """Queue a job for each mapping of arguments, hundreds with one round trip.
+
+        Nothing is queued unless all calls are right; where the connection breaks in between, some may be queued.
+
+        Returns:
+            The jobs, in the order of the calls.
+
+        Raises:
+            The same as ``enqueue``.
+        """
+        return await self._send_many(NO_OPTIONS, calls)
 
     def using(self, **options: Unpack[CallKeywords]) -> BoundTask[P, R]:
         """Return this task with other options for one call: ``queue, key, delay, eta, timeout, retries, ttl, headers``.
@@ -150,7 +169,7 @@ class Task(Generic[P, R, C]):
         Raises:
             OptionError: An option is unknown or out of range.
         """
-        return BoundTask(self, CallOptions().merged(f".using() of task {self.name!r}", options))
+        return BoundTask(self, NO_OPTIONS.merged(f".using() of task {self.name!r}", options))
 
     async def apply_async(
         self,
@@ -177,7 +196,7 @@ class Task(Generic[P, R, C]):
         Raises:
             The same as ``enqueue``, and ``OptionError``.
         """
-        options = CallOptions().merged(
+        options = NO_OPTIONS.merged(
             f".apply_async() of task {self.name!r}",
             {"delay": countdown, "eta": eta, "queue": queue, "timeout": time_limit, "headers": headers},
         )
@@ -189,35 +208,41 @@ class Task(Generic[P, R, C]):
         Raises:
             InvalidArgumentsError: The arguments do not fit the function.
         """
-        own = self.options
-        retries = own.retries if options.retries is None else options.retries
-        timeout = own.timeout if options.timeout is None else options.timeout
-        ttl = own.ttl if options.ttl is None else options.ttl
-        job: Job[R] = Job(
-            function=self.name,
-            kwargs=self.signature.bind(args, kwargs, self.injected) or None,
-            key=options.key or new_key(),
-            retries=1 + (retries or 0),
-            retry_delay=own.retry_delay,
-            retry_backoff=own.retry_backoff,
-            scheduled=_due(options),  # type: ignore[arg-type]  # SAQ stores whole seconds, we to the millisecond
-            timeout=timeout,  # type: ignore[arg-type]  # the sender fills in its default
-            ttl=ttl,  # type: ignore[arg-type]
-        )
-        job.delay = options.delay or 0.0
-        extras: dict[str, Any] = {"headers": dict(options.headers)} if options.headers else {}
-        if options.retries == 0:
-            extras["retries"] = 0  # job.retries does not tell it from a call that says nothing
-        if extras:
-            job.meta = {META_KEY: extras}
+        arguments = self.signature.bind(args, kwargs, self.injected) or None
+        job: Job[R] = Job.like(self._pattern, options.key or new_key(), arguments)
+        if options is not NO_OPTIONS:
+            _apply(options, job)
         return job
 
-    async def _send(self, options: CallOptions, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Job[R]:
+    @functools.cached_property
+    def _pattern(self) -> dict[str, Any]:
+        """The fields that all its jobs have; timeout and ttl are None where the sender fills in its default."""
+        own = self.options
+        return vars(
+            Job(
+                function=self.name,
+                retries=1 + (own.retries or 0),
+                retry_delay=own.retry_delay,
+                retry_backoff=own.retry_backoff,
+                timeout=own.timeout,  # type: ignore[arg-type]
+                ttl=own.ttl,  # type: ignore[arg-type]
+            )
+        )
+
+    def _send(self, options: CallOptions, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Awaitable[Job[R]]:
         job = self.build_job(options, args, kwargs)
+        return self._sender.send(options.queue or self.options.queue, job)
+
+    def _send_many(self, options: CallOptions, calls: Iterable[Mapping[str, Any]]) -> Awaitable[list[Job[R]]]:
+        jobs = [self.build_job(options, (), kwargs) for kwargs in calls]
+        return self._sender.send_many(options.queue or self.options.queue, jobs)
+
+    @property
+    def _sender(self) -> Sender:
         sender = self._home.sender
         if sender is None:
             raise NotConnectedError(self.name)
-        return await sender.send(options.queue or self.options.queue, job)
+        return sender
 
     def _refuse_uninjected(self, kwargs: Mapping[str, Any]) -> None:
         """Refuse a direct call that leaves an injected parameter to a provider, who is not asked."""
@@ -236,6 +261,17 @@ class BoundTask(Generic[P, R]):
         """Queue one job with these options; see ``Task.enqueue``."""
         return await self.task._send(self.options, args, kwargs)  # noqa: SLF001 - the two are one idea
 
+    async def enqueue_many(self, calls: Iterable[Mapping[str, Any]]) -> list[Job[R]]:
+        """Queue a job with these options for each mapping of arguments; see ``Task.enqueue_many``.
+
+        Raises:
+            OptionError: The options hold a ``key``, which one job alone can have.
+        """
+        if self.options.key is not None:
+            place = f".enqueue_many() of task {self.task.name!r}"
+            raise OptionError(place, "key", self.options.key, "nothing, as one job alone can have it")
+        return await self.task._send_many(self.options, calls)  # noqa: SLF001
+
     def using(self, **options: Unpack[CallKeywords]) -> BoundTask[P, R]:
         """Return the task with further options on top of these.
 
@@ -243,6 +279,24 @@ class BoundTask(Generic[P, R]):
             OptionError: An option is unknown or out of range.
         """
         return BoundTask(self.task, self.options.merged(f".using() of task {self.task.name!r}", options))
+
+
+def _apply(options: CallOptions, job: Job[Any]) -> None:
+    """Set what a call says of its own job."""
+    fields = vars(job)
+    extras: dict[str, Any] = {"headers": dict(options.headers)} if options.headers else {}
+    if options.retries is not None:
+        job.retries = 1 + options.retries
+        if options.retries == 0:
+            extras["retries"] = 0  # job.retries does not tell it from a call that says nothing
+    if options.timeout is not None:
+        fields["timeout"] = options.timeout
+    if options.ttl is not None:
+        fields["ttl"] = options.ttl
+    fields["scheduled"] = _due(options)  # SAQ stores whole seconds, we to the millisecond
+    job.delay = options.delay or 0.0
+    if extras:
+        job.meta = {META_KEY: extras}
 
 
 def _due(options: CallOptions) -> float:

@@ -6,6 +6,7 @@ Each duty is a small class with one ``run_once()``; the worker calls it on a tim
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
@@ -21,8 +22,8 @@ from knapsaq.codec import to_json_types
 from knapsaq.job import Job
 from knapsaq.options import CallOptions
 from knapsaq.queue import Queue
-from knapsaq.redis import scripts
 from knapsaq.schedules import Schedule
+from knapsaq.sweeping import rescue
 from knapsaq.task import Task
 from knapsaq.timing import from_ms
 
@@ -64,11 +65,7 @@ class Rescuer:
         rescued = 0
         for name in await queue.redis.zrangebyscore(keys.leases, "-inf", now):
             worker = name.decode()
-            jobs = await scripts.rescue(
-                queue.redis,
-                [keys.queued, keys.active, keys.incomplete, keys.leases, keys.claims, keys.crashes],
-                [queue.now_argument, worker],
-            )
+            jobs = await rescue(queue, worker)
             if jobs:
                 events.jobs_rescued(queue.name, worker, len(jobs))
             rescued += len(jobs)
@@ -87,6 +84,8 @@ class _Fire:
 class CronJobs:
     """Queues SAQ's ``CronJob``: a unique one when the last of it has ended, any other once for each due time.
 
+    A worker that starts brings its schedule along: a job that waits for another due time gives way.
+
     Args:
         queue: The queue.
         cron_jobs: What ``Worker(cron_jobs=...)`` was given.
@@ -96,28 +95,58 @@ class CronJobs:
     def __init__(self, queue: Queue, cron_jobs: Collection[CronJob[Any]], zone: tzinfo) -> None:
         self._queue = queue
         self._zone = zone
-        self._cron_jobs = tuple(cron_jobs)
-        self._queued = [0] * len(self._cron_jobs)
+        self._crons = [_Cron(cron, key) for cron, key in zip(cron_jobs, _cron_keys(cron_jobs), strict=True)]
 
     async def run_once(self) -> None:
         """Queue the next job of each that has none; together they cost one call."""
-        await asyncio.gather(*(self._queue_next(place, cron) for place, cron in enumerate(self._cron_jobs)))
+        await asyncio.gather(*(self._queue_next(cron) for cron in self._crons))
 
-    async def _queue_next(self, place: int, cron: CronJob[Any]) -> None:
-        due = int(croniter(cron.cron, from_ms(self._queue.now_ms()).astimezone(self._zone)).get_next(float))
-        if self._queued[place] == due:
+    async def _queue_next(self, cron: _Cron) -> None:
+        moment = from_ms(self._queue.now_ms()).astimezone(self._zone)
+        due = int(croniter(cron.job.cron, moment).get_next(float))
+        if cron.queued == due:
             return
-        name = cron.function.__qualname__
-        given = {name: getattr(cron, name) for name in ("timeout", "heartbeat", "retries", "ttl", "kwargs")}
+        first, cron.started = not cron.started, True
+        if cron.job.unique and (last := await self._queue.job(cron.key)) and not last.ended:
+            # Only who starts replaces: else two versions of a program would go on replacing each other's.
+            if (last.scheduled, last.kwargs) == (due, cron.job.kwargs):
+                cron.queued = due
+                return
+            if not first or last.scheduled <= moment.timestamp():
+                return
+            await self._queue.abort(last, "its schedule has changed")
+        given = {name: getattr(cron.job, name) for name in ("timeout", "heartbeat", "retries", "ttl", "kwargs")}
         fields = {name: value for name, value in given.items() if value is not None}
         job: Job[Any] = Job(
-            function=name,
-            key=f"cron:{name}" if cron.unique else f"cron:{name}:{due}",
+            function=cron.job.function.__qualname__,
+            key=cron.key if cron.job.unique else f"{cron.key}:{due}",
             scheduled=due,
             **{"timeout": None, "ttl": None, **fields},
         )
-        if await self._queue.accept(job, once=not cron.unique) or not cron.unique:
-            self._queued[place] = due
+        if await self._queue.accept(job, once=not cron.job.unique) or not cron.job.unique:
+            cron.queued = due
+
+
+@dataclass(slots=True)
+class _Cron:
+    """One of SAQ's cron jobs, its key, and the due time up to which its jobs have been queued."""
+
+    job: CronJob[Any]
+    key: str
+    queued: int = 0
+    started: bool = False
+
+
+def _cron_keys(cron_jobs: Collection[CronJob[Any]]) -> list[str]:
+    """Return SAQ's key for each; a further cron job of the same function and kind has its number behind it."""
+    counts: Counter[tuple[str, bool]] = Counter()
+    keys: list[str] = []
+    for cron in cron_jobs:
+        name = cron.function.__qualname__
+        counts[name, cron.unique] += 1
+        number = counts[name, cron.unique]
+        keys.append(f"cron:{name}" if number == 1 else f"cron:{name}#{number}")
+    return keys
 
 
 class Scheduler:

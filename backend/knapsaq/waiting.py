@@ -1,144 +1,223 @@
 """Waiting: how callers hear that a job has changed.
 
-Where in the flow: ``Job.wait`` subscribes to the job's channel, looks at the record, and
-looks again at each push. One connection serves all waiters of a queue, and waiters
-of one turn of the loop subscribe together.
+Where in the flow: ``Job.wait`` subscribes to the job's channel, looks whether it has ended, and looks again when
+its end is pushed. One connection serves all waiters of a queue, and waiters of one turn of the loop subscribe together.
 
 Invariants, each a test in ``tests/redis/test_waiting.py``:
 
 * a job that ends between the look and the subscription is not missed, as the subscription comes first;
 * a line that was cut is mended, and everybody looks again;
-* nobody left waiting means no channel and no connection.
+* nobody left waiting means no channel.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from knapsaq.batching import Batcher, being_cancelled
+from knapsaq.batching import Batcher
+from knapsaq.redis.line import Line
 
 SUBSCRIBED_A_CALL = 1000
 MENDED_AFTER = 0.5  # seconds
-READ_SECONDS = 5.0
-CONFIRMED_SECONDS = 2.0  # that a waiter waits for its subscription before it looks all the same
+LOOK_SECONDS = 10.0  # until waiters look for themselves, should a push have been lost
+
+
+class News:
+    """What a waiter has heard: channel and text of each push; the text is empty where it should look for itself."""
+
+    __slots__ = ("_heard", "_waiting")
+
+    def __init__(self) -> None:
+        self._heard: deque[tuple[str, bytes]] = deque()
+        self._waiting: asyncio.Future[None] | None = None
+
+    def tell(self, channel: str, text: bytes) -> None:
+        """Add a push."""
+        self._heard.append((channel, text))
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
+
+    async def get(self) -> tuple[str, bytes]:
+        """Return the oldest push that has not been taken yet, or wait for one."""
+        while not self._heard:
+            self._waiting = asyncio.get_running_loop().create_future()
+            await self._waiting
+        return self._heard.popleft()
+
+
+class _Channel:
+    """Who listens to a channel, and who waits until the server has confirmed it."""
+
+    __slots__ = ("confirmed", "listeners", "overdue", "pending")
+
+    def __init__(self) -> None:
+        self.confirmed = self.overdue = False
+        self.listeners: list[News] = []
+        self.pending: list[asyncio.Future[None]] = []
+
+    def settle(self, error: Exception | None = None) -> None:
+        """Tell those who wait for the confirmation."""
+        for future in self.pending:
+            if not future.done():
+                future.set_result(None) if error is None else future.set_exception(error)
+        self.pending.clear()
 
 
 class Pushes:
     """Tells waiters of a queue when a channel has news.
 
     Args:
-        redis: The connection pool; one connection is taken from it while somebody waits.
+        redis: Whose address and login to use; one connection is opened with the first waiter.
     """
 
     def __init__(self, redis: Redis) -> None:
-        self._redis = redis
-        self._line: tuple[Any, asyncio.Task[None]] | None = None
-        self._changing = asyncio.Lock()  # subscriptions change one after the other
-        self._waiters: dict[str, set[asyncio.Event]] = {}
-        self._confirmed: dict[str, asyncio.Event] = {}
+        self._line = Line(redis, on_push=self._take, on_cut=self._cut)
+        self._channels: dict[str, _Channel] = {}
         self._subscribe = Batcher(self._subscribe_all, SUBSCRIBED_A_CALL)
-        self._leaving: set[asyncio.Task[None]] = set()
-        self._refusal: ResponseError | None = None
+        self._left: list[str] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._looking: asyncio.TimerHandle | None = None
+        self._closed = False
 
     @asynccontextmanager
-    async def on(self, channel: str) -> AsyncIterator[asyncio.Event]:
-        """Yield an event that is set at each push to ``channel`` from now on, and when the line was cut.
+    async def on(self, *channels: str) -> AsyncIterator[News]:
+        """Yield what is pushed to some channels from now on.
 
         Raises:
-            redis.exceptions.RedisError: Redis cannot be reached.
+            redis.exceptions.RedisError: Redis cannot be reached, or forbids it.
         """
-        news = asyncio.Event()
-        self._waiters.setdefault(channel, set()).add(news)
+        news = News()
         try:
-            if channel not in self._confirmed:
-                self._confirmed[channel] = asyncio.Event()
-                try:
-                    await self._subscribe.ask(channel)
-                except BaseException:
-                    self._confirmed.pop(channel, None)
-                    raise
-            with suppress(TimeoutError):
-                async with asyncio.timeout(CONFIRMED_SECONDS):
-                    if confirmed := self._confirmed.get(channel):
-                        await confirmed.wait()
-            if self._refusal is not None:
-                raise self._refusal
+            for name in channels[1:]:
+                await self._listen(name, news)
+            await self._listen(channels[0], news)
             yield news
         finally:
-            self._waiters[channel].discard(news)
-            if not self._waiters[channel]:
-                del self._waiters[channel]
-                leaving = asyncio.create_task(self._leave(channel))
-                self._leaving.add(leaving)
-                leaving.add_done_callback(self._leaving.discard)
+            for name in channels:
+                self._leave(name, news)
 
     async def close(self) -> None:
         """End the connection; whoever still waits looks for itself."""
-        await asyncio.gather(*self._leaving, return_exceptions=True)
-        async with self._changing:
-            await self._hang_up()
-        self._tell_everybody()
+        self._closed = True
+        if self._looking is not None:
+            self._looking.cancel()
+            self._looking = None
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._line.close()
+        self._closed = False
 
-    async def _subscribe_all(self, channels: Sequence[str]) -> Sequence[None]:
-        async with self._changing:
-            if self._line is None:
-                pubsub: Any = self._redis.pubsub()
-                await pubsub.subscribe(*channels)
-                self._line = pubsub, asyncio.create_task(self._read(pubsub))
-            else:
-                await self._line[0].subscribe(*channels)
-        return [None] * len(channels)
-
-    async def _leave(self, channel: str) -> None:
-        async with self._changing:
-            if channel in self._waiters:
-                return
-            self._confirmed.pop(channel, None)
-            if not self._waiters:
-                await self._hang_up()
-            elif self._line is not None:
-                with suppress(RedisError, OSError):
-                    await self._line[0].unsubscribe(channel)
-
-    async def _hang_up(self) -> None:
-        line, self._line = self._line, None
-        self._refusal = None
-        self._confirmed.clear()
-        if line is not None:
-            pubsub, reader = line
-            reader.cancel()
-            await asyncio.gather(reader, return_exceptions=True)
-            await pubsub.aclose()
-
-    async def _read(self, pubsub: Any) -> None:
-        while not being_cancelled():
+    async def _listen(self, name: str, news: News) -> None:
+        loop = asyncio.get_running_loop()
+        channel = self._channels.get(name)
+        is_new = channel is None
+        if channel is None:
+            channel = self._channels[name] = _Channel()
+            if self._looking is None:
+                self._looking = loop.call_later(LOOK_SECONDS, self._look)
+        channel.listeners.append(news)
+        if channel.confirmed:
+            return
+        confirmation = loop.create_future()
+        channel.pending.append(confirmation)
+        if is_new:
             try:
-                message = await pubsub.get_message(timeout=READ_SECONDS)
-            except ResponseError as error:  # as where the user may not subscribe
-                self._refusal = error
-                for confirmed in self._confirmed.values():
-                    confirmed.set()
+                await self._subscribe.ask(name)
+            except BaseException:
+                confirmation.cancel()
+                channel.settle(RedisConnectionError("nobody has subscribed"))
+                raise
+        await confirmation
+
+    async def _subscribe_all(self, names: Sequence[str]) -> Sequence[None]:
+        await self._line.tell("SUBSCRIBE", *names)
+        return [None] * len(names)
+
+    def _leave(self, name: str, news: News) -> None:
+        channel = self._channels.get(name)
+        if channel is None or news not in channel.listeners:
+            return
+        channel.listeners.remove(news)
+        if not channel.listeners:
+            del self._channels[name]
+            self._left.append(name)
+            if len(self._left) == 1:
+                self._begin(self._unsubscribe())
+
+    async def _unsubscribe(self) -> None:
+        names, self._left = [name for name in self._left if name not in self._channels], []
+        if names:
+            with suppress(RedisError, OSError):
+                await self._line.tell("UNSUBSCRIBE", *names)
+
+    def _begin(self, coroutine: Any) -> None:
+        task = asyncio.ensure_future(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _take(self, push: Any) -> None:
+        if isinstance(push, Exception):  # as where the user may not subscribe
+            for channel in self._channels.values():
+                channel.settle(push)
+            return
+        kind, name, text = push[0], push[1].decode(), push[2]
+        found = self._channels.get(name)
+        if found is None or kind == b"unsubscribe":
+            return
+        if kind == b"subscribe":
+            if not found.confirmed:
+                found.confirmed = True
+                found.settle()
                 return
-            except (RedisError, OSError):
-                # redis-py connects and subscribes again with the next read.
-                self._tell_everybody()
-                await asyncio.sleep(MENDED_AFTER)
-                continue
-            if message is None:
-                continue
-            channel = message["channel"].decode()
-            if message["type"] == "subscribe" and channel in self._confirmed:
-                self._confirmed[channel].set()
-            for news in self._waiters.get(channel, ()):
-                news.set()
+            text = b""
+        for news in found.listeners:
+            news.tell(name, text)
+
+    def _cut(self) -> None:
+        if not self._closed and self._channels:
+            self._tell_everybody()
+            self._take(RedisConnectionError("the line of those who wait was cut"))
+            self._begin(self._mend())
+
+    async def _mend(self) -> None:
+        while names := list(self._channels):
+            await asyncio.sleep(MENDED_AFTER)
+            with suppress(RedisError, OSError):
+                await self._subscribe_all(names)
+                return
+
+    def _look(self) -> None:
+        self._tell_everybody()
+        for channel in self._channels.values():
+            if channel.overdue and not channel.confirmed:
+                channel.settle(RedisTimeoutError("the server has confirmed no subscription"))
+            channel.overdue = True
+        loop = asyncio.get_running_loop()
+        self._looking = loop.call_later(LOOK_SECONDS, self._look) if self._channels else None
 
     def _tell_everybody(self) -> None:
-        for waiters in self._waiters.values():
-            for news in waiters:
-                news.set()
+        for name, channel in self._channels.items():
+            for news in channel.listeners:
+                news.tell(name, b"")
+
+
+_shared: WeakKeyDictionary[Redis, Pushes] = WeakKeyDictionary()
+
+
+def shared_pushes(redis: Redis) -> Pushes:
+    """Return what all queues of a client share."""
+    pushes = _shared.get(redis)
+    if pushes is None:
+        pushes = _shared[redis] = Pushes(redis)
+    return pushes

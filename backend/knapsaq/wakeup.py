@@ -10,8 +10,8 @@ import asyncio
 
 from redis.exceptions import RedisError
 
-from knapsaq.batching import being_cancelled
 from knapsaq.queue import Queue
+from knapsaq.redis.line import COMMAND_TIMEOUT, Line
 
 BLOCK_SECONDS = 5
 """How long an idle worker waits for a push before it looks for itself, as a job that SAQ delays tells nobody."""
@@ -30,15 +30,17 @@ class Wakeup:
         self._queue = queue
         self._signal = signal
         self._watching: asyncio.Task[None] | None = None
+        self._blocking = Line(queue.redis, patience=BLOCK_SECONDS + COMMAND_TIMEOUT)
+        self._cut = asyncio.Event()
+        self._channel = Line(queue.redis, on_push=self._take, on_cut=self._cut.set)
 
     async def listen(self) -> None:
         """Hear of new due times and aborts, until cancelled."""
         # The answer to `subscribe` sets the signal too: what was said before the line was up has to be looked for.
-        async with self._queue.redis.pubsub() as pubsub:
-            await pubsub.subscribe(self._queue.keys.wake)
-            while True:
-                if await pubsub.get_message(timeout=BLOCK_SECONDS):
-                    self._signal.set()
+        while True:
+            self._cut.clear()
+            await self._channel.tell("SUBSCRIBE", self._queue.keys.wake)
+            await self._cut.wait()
 
     def watch(self) -> None:
         """Hear of the next push; nothing happens while the last watch still stands."""
@@ -50,13 +52,17 @@ class Wakeup:
         if self._watching is not None:
             self._watching.cancel()
             await asyncio.gather(self._watching, return_exceptions=True)
+        await self._blocking.close()
+        await self._channel.close()
 
     async def _wait_for_push(self) -> None:
         queued = self._queue.keys.queued
         try:
             # From the queue to the same end of the queue: nothing moves, but the call blocks while it is empty.
-            await self._queue.redis.blmove(queued, queued, BLOCK_SECONDS, "LEFT", "LEFT")
+            await self._blocking.execute("BLMOVE", queued, queued, "LEFT", "LEFT", BLOCK_SECONDS)
         except (RedisError, OSError):
-            if not being_cancelled():
-                await asyncio.sleep(PAUSE)
+            await asyncio.sleep(PAUSE)
+        self._signal.set()
+
+    def _take(self, _push: object) -> None:
         self._signal.set()

@@ -28,9 +28,10 @@ from saq.worker import ensure_coroutine_function_many
 from knapsaq import events
 from knapsaq.claims import CRASH_LIMIT, Advance, Claim, Settlement
 from knapsaq.context import Context
+from knapsaq.exchange import Exchange
 from knapsaq.executor import Executor
 from knapsaq.liveness import LeaseKeeper
-from knapsaq.outcomes import Aborted, Failed, Outcome, Released, Retried, Succeeded
+from knapsaq.outcomes import Aborted, Dead, Failed, Outcome, Released, Retried, Succeeded
 from knapsaq.providers import Injector
 from knapsaq.queue import Queue
 from knapsaq.registry import Registry
@@ -40,9 +41,7 @@ from knapsaq.timing import now_ms
 from knapsaq.upkeep import CronJobs, Rescuer, Scheduler, repeat
 from knapsaq.wakeup import BLOCK_SECONDS, Wakeup
 
-CLAIMED_A_CALL = 500
 OLD_MS = 1000  # a running job of this age is looked after, once a second
-FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # seconds between attempts to reach Redis
 SCHEDULE_SECONDS = 20
 
 
@@ -88,16 +87,15 @@ class Worker(SaqWorker[Any]):
         self._scheduler = Scheduler(queue, [t for t in tasks if t.schedules and t.options.queue == queue.name])
         self._rescuer = Rescuer(queue)
         self._running: dict[str, Running] = {}
-        self._outbox: list[Settlement] = []
+        self._begun: list[Running] = []
+        self._exchange = Exchange(queue, self.id, self.concurrency, self._running, asyncio.Event())
         self._signal = asyncio.Event()
         self._wakeup = Wakeup(queue, self._signal)
         self._expired = asyncio.Event()
         self._ended = asyncio.Event()
         self._ended.set()
-        self._away = self._doubtful = False
         self._hooks: set[asyncio.Task[None]] = set()
         self._deadlines: list[asyncio.TimerHandle] = []
-        self._pause_seconds = FIRST_PAUSE
         self._burst_left = self.max_burst_jobs if self.burst else None
         grace = self._shutdown_grace_period_s
         self.grace = self.settings.shutdown_grace if grace is None else float(grace)
@@ -105,7 +103,7 @@ class Worker(SaqWorker[Any]):
     async def start(self) -> None:
         """Run jobs until ``stop`` is called, a signal arrives, or, in burst mode, the queue is empty."""
         loop = asyncio.get_running_loop()
-        self.event = asyncio.Event()
+        self.event = self._exchange.stop = asyncio.Event()
         self._ended.clear()
         for number in self.SIGNALS:
             loop.add_signal_handler(number, self.request_stop)
@@ -117,6 +115,7 @@ class Worker(SaqWorker[Any]):
             await self._injector.open()
             await asyncio.to_thread(keeper.renew)
             keeper.start()
+            keeper.guard(lambda task: next((it.claim.job for it in [*self._running.values()] if it.task is task), None))
             events.worker_started(self.id, self.queue.name, self.concurrency, len(self.registry.names()))
             duties = [asyncio.create_task(duty) for duty in self._duties()]
             await self._work()
@@ -184,24 +183,24 @@ class Worker(SaqWorker[Any]):
             await function(self.context)
 
     async def _work(self) -> None:
-        while not (self.event.is_set() and not self._running and not self._outbox and not self._doubtful):
+        while not (self.event.is_set() and not self._running and not self._exchange.pending):
             self._signal.clear()
             room = 0 if self.event.is_set() else self.concurrency - len(self._running)
             if self._burst_left is not None:
                 room = min(room, self._burst_left)
-            settlements, self._outbox = self._outbox + self._stamps(), []
-            step = await self._advance(settlements, min(room, CLAIMED_A_CALL))
+            self._exchange.post(*self._stamps())
+            step, drained = await self._exchange.next(room)
             if step is None:
                 continue
             for claim in step.claims:
                 self._begin(claim)
-            self._outbox += step.unreadable
+            self._exchange.post(*step.unreadable)
             for job_id, reason in step.aborts.items():
                 self._abort_running(job_id, reason)
             # Jobs that do not wait for anything end in this turn, and need no stamp.
             await asyncio.sleep(0)
-            if not self._outbox and all(running.stamped for running in self._running.values()):
-                await self._rest(step, drained=room > len(step.claims) + len(step.unreadable))
+            if not self._exchange.pending and not any(self._goes_on(one) for one in self._begun):
+                await self._rest(step, drained=drained)
 
     async def _rest(self, step: Advance, *, drained: bool) -> None:
         """Wait until there is something to do."""
@@ -215,56 +214,14 @@ class Worker(SaqWorker[Any]):
             async with asyncio.timeout(step.wait if drained else BLOCK_SECONDS):
                 await self._signal.wait()
 
-    async def _advance(self, settlements: list[Settlement], want: int) -> Advance | None:
-        """Make one step; without Redis keep the settlements, wait a while and return None."""
-        try:
-            step = await self.queue.advance(self.id, settlements, want)
-            if self._away:
-                events.broker_back(f"worker {self.id}")
-                self._away = False
-            if self._doubtful:
-                known = {*self._running, *(claim.job_id for claim in step.claims)}
-                known.update(settlement.job_id for settlement in self._outbox + step.unreadable)
-                self._outbox += await self.queue.unknown_claims(self.id, known)
-                self._doubtful = False
-        except BaseException as error:
-            self._keep(settlements)
-            if not isinstance(error, (RedisError, OSError)):
-                raise
-            await self._pause(error)
-            return None
-        self._pause_seconds = FIRST_PAUSE
-        for settlement, written in zip(settlements, step.settled, strict=True):
-            if not written and settlement.verb != "stamp":
-                events.claim_lost(settlement.job_id)
-        return step
-
-    def _keep(self, settlements: list[Settlement]) -> None:
-        """Keep what may not have been written; the same call may have claimed jobs that we have not heard of."""
-        self._doubtful = True
-        self._outbox = [settlement for settlement in settlements if settlement.verb != "stamp"] + self._outbox
-        for settlement in settlements:
-            if settlement.verb == "stamp" and settlement.job_id in self._running:
-                self._running[settlement.job_id].stamped = False
-
-    async def _pause(self, error: BaseException) -> None:
-        if not self._away:
-            events.broker_lost(f"worker {self.id}", error)
-            self._away = True
-        if self.event.is_set() and not self._running and self._pause_seconds >= LONGEST_PAUSE:
-            self._outbox.clear()  # Redis does not come back in time; the lease will hand the jobs back
-            self._doubtful = False
-        await asyncio.sleep(self._pause_seconds)
-        self._pause_seconds = min(self._pause_seconds * 2, LONGEST_PAUSE)
-
     def _stamps(self) -> list[Settlement]:
-        stamps: list[Settlement] = []
-        for running in self._running.values():
-            if not running.stamped:
-                running.stamped = True
-                stamp = self.queue.stamp(running.claim)
-                stamps += [stamp] if stamp else []
-        return stamps
+        """Return what shows jobs as active that have been begun since the last call and go on."""
+        begun, self._begun = self._begun, []
+        stamps = [self.queue.stamp(one.claim) for one in begun if self._goes_on(one)]
+        return [stamp for stamp in stamps if stamp is not None]
+
+    def _goes_on(self, running: Running) -> bool:
+        return self._running.get(running.claim.job_id) is running
 
     def _begin(self, claim: Claim) -> None:
         job = claim.job
@@ -272,32 +229,33 @@ class Worker(SaqWorker[Any]):
             self._burst_left -= 1
         if claim.crashes >= CRASH_LIMIT:
             reason = f"the worker that ran it died {claim.crashes} times"
-            self._outbox.append(self.queue.settlement(claim, Failed(reason)))
+            self._exchange.post(self.queue.settlement(claim, Dead(reason)))
             events.job_ended(job, "failed")
             return
         if job.status is not Status.ACTIVE:  # else its worker died, which spends no attempt
             job.attempts += 1
         if self.event.is_set():
-            self._outbox.append(self.queue.settlement(claim, Released("the worker stopped")))
+            self._exchange.post(self.queue.settlement(claim, Released("the worker stopped")))
             return
         job.started = now_ms()
         job.worker_id = self.id
         if stale := self._running.pop(claim.job_id, None):
             stale.interrupt(Released("its lease had run out"))  # its outcome would be refused
-        task = asyncio.create_task(self._run(claim), name=job.function)
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
-        self._running[claim.job_id] = Running(claim, task)
+        running = Running(claim)
+        running.task = asyncio.create_task(self._run(running), name=job.function)
+        self.tasks.add(running.task)
+        self._running[claim.job_id] = running
+        self._begun.append(running)
 
-    async def _run(self, claim: Claim) -> None:
-        job = claim.job
-        running = self._running[claim.job_id]
+    async def _run(self, running: Running) -> None:
+        job = running.claim.job
         running.begun = True
         ctx = Context(self.context, job=job, queue=self.queue)
         outcome = running.ends_as or await self._attempt(running, ctx)
         if running.ends_as is not None and not isinstance(outcome, Succeeded):
             outcome = running.ends_as  # the task turned its cancellation into an error of its own
-        if self._running.get(claim.job_id) is not running:
+        self.tasks.discard(running.task)
+        if not self._goes_on(running):
             return  # it was given up while it did not end
         self._end(running, outcome)
         if isinstance(outcome, Retried):
@@ -344,7 +302,7 @@ class Worker(SaqWorker[Any]):
 
     def _end(self, running: Running, outcome: Outcome) -> None:
         del self._running[running.claim.job_id]
-        self._outbox.append(self.queue.settlement(running.claim, outcome))
+        self._exchange.post(self.queue.settlement(running.claim, outcome))
         self._signal.set()
 
     def _duties(self) -> list[Coroutine[Any, Any, None]]:

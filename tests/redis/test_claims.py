@@ -113,7 +113,7 @@ class TestLastChance:
         for key in ("a", "b", "fresh", "c"):
             await queued(timed, key=key)
         for key in "abc":
-            await redis.hset(timed.keys.crashes, timed.job_id(key), CRASH_LIMIT - 1)
+            await redis.hset(timed.keys.crashes, timed.job_id(key), "1 dead\n" * (CRASH_LIMIT - 1))
 
         first, fresh = await timed.claim(5, worker="w")
         assert (first.job.key, fresh.job.key) == ("a", "fresh")
@@ -279,7 +279,7 @@ class TestUnreadableRecords:
     async def test_a_record_that_cannot_be_read_is_ended_and_harms_no_other(
         self, queue: Queue, echo: AnyTask, record: str
     ) -> None:
-        """It is claimed with the others, told apart, and ends with an expiry; its neighbours run."""
+        """It is claimed with the others, told apart, and is a dead letter with its bytes; its neighbours run."""
         await queued(queue, key="before")
         await store(queue, "wrong", record.encode("latin-1"))
         await queued(queue, key="after")
@@ -290,8 +290,12 @@ class TestUnreadableRecords:
             claim.job.attempts += 1
         settlements = [queue.settlement(claim, Succeeded("fine")) for claim in step.claims] + step.unreadable
         assert all((await queue.advance("w", settlements, 0)).settled)
-        assert await left_behind(queue) == []
         assert await queue.redis.ttl(queue.job_id("wrong")) > 0
+        for letter in await queue.dead():
+            assert (letter.key, letter.payload) == ("wrong", record.encode("latin-1"))
+            assert "cannot be read" in letter.reason
+        assert await queue.discard("wrong") == len(step.unreadable)
+        assert await left_behind(queue) == []
 
     async def test_random_bytes_never_stop_a_claim(self, queue: Queue, echo: AnyTask) -> None:
         """A hundred records of noise, and true ones with one byte changed; the last job comes through."""
@@ -313,6 +317,9 @@ class TestUnreadableRecords:
         last = await queue.job("last")
         assert last is not None
         assert last.result == "fine"
+        dead = await queue.dead()
+        assert await queue.count("dead") == len(dead) == len(step.unreadable) > 50
+        assert await queue.discard(*(letter.key for letter in dead)) == len(dead)
         assert await left_behind(queue) == []
 
     async def test_a_field_of_a_newer_saq_is_no_obstacle(self, queue: Queue, echo: AnyTask) -> None:

@@ -14,6 +14,7 @@ from saq.queue.redis import RedisQueue
 from tests.support import ended, eventually, working
 
 from knapsaq import BrokerError, Context, JobMissingError, JobRevokedError, Queue, Registry, Settings, Task
+from knapsaq.deadline import Deadline
 from knapsaq.outcomes import Aborted, Succeeded
 from knapsaq.redis.connection import open_redis
 from knapsaq.running import OVERDUE_SECONDS, Running
@@ -247,12 +248,14 @@ class TestHarmless:
         """The worker gives it up once its clean-up should have ended, too."""
         await queue.enqueue("echo", key="one", text="hi", timeout=5)
         [claim] = await queue.claim(1, worker="w")
-        running = Running(claim, asyncio.create_task(asyncio.sleep(0)))
+        running = Running(claim)
         now = asyncio.get_running_loop().time()
         assert running.overdue(now) is None, "it has not begun"
-        claim.job.limit = asyncio.timeout_at(now)
+        claim.job.deadline = Deadline(60)
+        claim.job.deadline.when = now
         assert running.overdue(now + OVERDUE_SECONDS) is None
         assert "does not end" in str(running.overdue(now + OVERDUE_SECONDS + 0.001))
+        claim.job.deadline.close()
 
     @pytest.mark.parametrize("spoil", ["kwargs", "cycle", "ttl", "function"])
     @pytest.mark.parametrize("goes_on", [False, True], ids=["at_once", "later"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import threading
 import time
@@ -10,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support import Server, ended, eventually, left_behind, working
+from tests.support import PATIENCE, Server, ended, eventually, left_behind, working
 
 from knapsaq import Client, Queue, Registry, Settings, connect
 from knapsaq.liveness import LeaseKeeper
+from knapsaq.outcomes import Succeeded
 from knapsaq.registry import AnyTask
 from knapsaq.upkeep import Rescuer
 
@@ -107,6 +109,43 @@ class TestLease:
             await ended(job)
         assert job.result == "hi"
         assert await left_behind(queue) == []
+
+    async def test_a_worker_that_gives_its_lease_up_hands_its_jobs_back_and_can_no_longer_settle_them(
+        self, queue: Queue, echo: AnyTask
+    ) -> None:
+        """At once, as a crash of the worker: the process is about to end, and its job may be why."""
+        job = await echo.enqueue(text="hi")
+        keeper = LeaseKeeper(queue, "stuck", lambda: None)
+        keeper.renew()
+        keeper.start()
+        [stale] = await queue.claim(1, worker="stuck")
+        keeper.give_up()
+        await asyncio.to_thread(keeper.join)
+
+        assert await leases(queue) == {}
+        [claim] = await queue.claim(1, worker="other")
+        assert (claim.job.key, claim.crashes) == (job.key, 1)
+        assert not await queue.settle(stale, Succeeded('"late"'), worker="stuck")
+        assert await queue.settle(claim, Succeeded('"in time"'), worker="other")
+        keeper.stop()
+        await queue.redis.zrem(queue.keys.leases, "other")
+
+    async def test_a_worker_that_gives_up_does_not_wait_for_a_server_that_is_away(
+        self, tmp_path: Path, settings: Settings
+    ) -> None:
+        """Its lease runs out by itself."""
+        server = Server(tmp_path / "server")
+        own = settings.model_copy(update={"broker_url": server.start()})
+        async with connect(own, registry=Registry()) as client:
+            keeper = LeaseKeeper(client.queue(), "stuck", lambda: None)
+            keeper.start()
+            await eventually(lambda: leases(client.queue()))
+            server.kill()
+            keeper.give_up()
+            keeper.join(PATIENCE)
+            assert not keeper.is_alive()
+            keeper.stop()
+        server.stop()
 
     async def test_the_lease_is_renewed_in_time(self, queue: Queue) -> None:
         """Several times in its length, so that one lost renewal does not cost it."""

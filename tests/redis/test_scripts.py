@@ -12,7 +12,7 @@ from tests.support import ended, working
 
 from knapsaq import Job, Queue
 from knapsaq.liveness import LeaseKeeper
-from knapsaq.outcomes import Retried, Succeeded
+from knapsaq.outcomes import Dead, Retried, Succeeded
 from knapsaq.redis import scripts
 from knapsaq.redis.scripts import Script
 from knapsaq.registry import AnyTask
@@ -72,9 +72,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Call]:
     recorded: list[Call] = []
     run = Script.__call__
 
-    async def recording(self: Script, redis: Any, keys: Sequence[str], args: Sequence[Any]) -> Any:
+    async def recording(self: Script, line: Any, keys: Sequence[str], args: Sequence[Any]) -> Any:
         recorded.append(call_of(self, keys, args))
-        return await run(self, redis, keys, args)
+        return await run(self, line, keys, args)
 
     monkeypatch.setattr(Script, "__call__", recording)
     return recorded
@@ -107,6 +107,9 @@ KEYS = {
     "claims": text("saq:default:claims"),
     "aborts": text("saq:default:aborts"),
     "crashes": text("saq:default:crashes"),
+    "dead": text("saq:default:dead"),
+    "records": text("saq:default:dead:records"),
+    "reasons": text("saq:default:dead:reasons"),
     "leases": text("saq:default:leases"),
     "saq_sweep_lock": text("saq:default:sweep"),
     "saq_schedule_lock": text("saq:default:schedule"),
@@ -119,7 +122,7 @@ ARGS = {
     "last_chance": one_of(2),  # type: ignore[arg-type]
     "claim": text(TOKENS.pattern),
     "token": text(f"({TOKENS.pattern})?"),
-    "verb": one_of("stamp", "finish", "retry", "release"),
+    "head": text(rf"(stamp|finish|bury|retry|release) -?[\d.]+ (queued|active|complete|failed) {TOKENS.pattern}"),
     "payload": RECORD,
     "number": number(least=-1),
     "status": one_of("queued", "active", "complete", "failed", "aborted"),
@@ -145,7 +148,7 @@ async def advance_jobs(queue: Queue) -> None:
     await enqueue_jobs(queue)
     [claim] = await queue.claim(3, worker="w1")
     settlements = [queue.stamp(claim), queue.settlement(claim, Retried("no luck", 0.0))]
-    assert (await queue.advance("w1", settlements, 0)).settled == [True, True]
+    assert (await queue.advance("w1", settlements, 0)).settled == [1, 1]
     [again] = await queue.claim(1, worker="w2")
     assert await queue.settle(again, Succeeded("hi"), worker="w2")
 
@@ -178,6 +181,14 @@ async def update_job(queue: Queue) -> None:
     await job.update(progress=0.5)
 
 
+async def replay_job(queue: Queue) -> None:
+    job = await queue.enqueue("echo", text="hi")
+    assert job is not None
+    [claim] = await queue.claim(1, worker="w1")
+    assert await queue.settle(claim, Dead("enough"), worker="w1")
+    assert await queue.replay(job.key) == 1
+
+
 OPERATIONS: dict[str, Callable[[Queue], Awaitable[None]]] = {
     "enqueue": enqueue_jobs,
     "advance": advance_jobs,
@@ -185,6 +196,7 @@ OPERATIONS: dict[str, Callable[[Queue], Awaitable[None]]] = {
     "abort": abort_job,
     "retry": retry_job,
     "update": update_job,
+    "replay": replay_job,
 }
 
 
@@ -260,7 +272,7 @@ class TestReplies:
         keys = [own.incomplete, own.queued, own.claims, own.aborts, own.crashes]
         for key in ("a", "a", "b"):
             keys += [queue.job_id(key), f"saq:abort:default:{key}"]
-        answer = await scripts.enqueue(queue.redis, keys, ["", queue.keys.wake, *("{}", 0, 0) * 3])
+        answer = await scripts.enqueue(queue.line, keys, ["", queue.keys.wake, *("{}", 0, 0) * 3])
         assert answer == [1, 0, 1]
 
     async def test_advance_returns_what_its_header_lists(self, queue: Queue, echo: AnyTask) -> None:
@@ -268,27 +280,28 @@ class TestReplies:
         await enqueue_jobs(queue)
         keys = queue.keys
         shared = [keys.queued, keys.active, keys.incomplete, keys.leases, keys.claims, keys.aborts, keys.crashes]
+        shared += [keys.dead, keys.dead_records, keys.dead_reasons]
         job = queue.job_id("a")
-        now, due, settled, claimed, aborts = await scripts.advance(queue.redis, shared, ["", "w1", 5, "w1 t1", 9000, 2])
+        now, due, settled, claimed, aborts = await scripts.advance(queue.line, shared, ["", "w1", 5, "w1 t1", 9000, 2])
         assert MOMENT.fullmatch(str(now))
         assert float(due) == 4_000_000_000
-        assert (settled, claimed[0], claimed[2], aborts) == ([], job.encode(), 0, [])
+        assert (settled, claimed[0], claimed[2], aborts) == ([], job.encode(), b"", [])
 
         stored = await queue.job("a")
         assert stored is not None
         await stored.abort("enough")
-        stale = ("other", "finish", "{}", 5, "complete")
-        ours = ("w1 t1", "stamp", claimed[1], 0, "active")
-        reply = await scripts.advance(queue.redis, [*shared, job, job], ["", "w1", 0, "w1 t2", 9000, 2, *stale, *ours])
+        stale = ("finish 5 complete other", "{}")
+        ours = ("stamp 0 active w1 t1", claimed[1])
+        reply = await scripts.advance(queue.line, [*shared, job, job], ["", "w1", 0, "w1 t2", 9000, 2, *stale, *ours])
         assert reply[2:] == [[0, 1], [], [job.encode(), b"enough"]]
 
     async def test_lease_returns_the_workers_whose_lease_ran_out(self, queue: Queue) -> None:
         """A lease has run out at the very millisecond at which it ends."""
         keys = queue.keys
         names = [keys.leases, keys.saq_sweep_lock, keys.saq_schedule_lock]
-        assert await scripts.lease(queue.redis, names, [1_000, "w1", 500]) == []
-        assert await scripts.lease(queue.redis, names, [1_499, "w2", 500]) == []
-        assert await scripts.lease(queue.redis, names, [1_500, "w2", 500]) == [b"w1"]
+        assert await scripts.lease(queue.line, names, [1_000, "w1", 500]) == []
+        assert await scripts.lease(queue.line, names, [1_499, "w2", 500]) == []
+        assert await scripts.lease(queue.line, names, [1_500, "w2", 500]) == [b"w1"]
 
 
 class TestCache:

@@ -156,7 +156,8 @@ class TestOneJobAlone:
         return not (await lists(queue))["incomplete"]
 
     async def test_an_unknown_task(self, queue: Queue, echo: AnyTask, settings: Settings) -> None:
-        """A producer may be ahead of the worker; the job says what is missing."""
+        """A producer may be ahead of the worker for a while; then the job is dead and says what is missing."""
+        queue.settings = settings.model_copy(update={"unknown_task_limit": 0.1})
         producer = Queue(queue.redis, "default", settings=settings)
         job = await self._with_neighbours(queue, lambda: producer.enqueue("unheard_of", retries=5))
         assert job.status is Status.FAILED
@@ -170,9 +171,10 @@ class TestOneJobAlone:
 
     @pytest.mark.parametrize("record", [b"\x00\xff\x13 noise", b"[]", b'{"function": "echo", "queue": "default"}'])
     async def test_a_record_that_cannot_be_read(self, queue: Queue, echo: AnyTask, record: bytes) -> None:
-        """It leaves the queue and expires."""
+        """It leaves the queue, expires, and is kept among the dead letters."""
         await self._with_neighbours(queue, lambda: store(queue, "wrong", record))
         assert await queue.redis.ttl(queue.job_id("wrong")) > 0
+        assert [letter.payload for letter in await queue.dead()] == [record]
 
     async def test_a_result_that_json_cannot_carry(self, queue: Queue, echo: AnyTask, registry: Registry) -> None:
         """The work is done, so the job is complete and says why there is no result; it is not run again."""
@@ -531,7 +533,7 @@ class TestCrashes:
         """After the limit it is not run once more."""
         job = await queued(queue, "held")
         redis: Any = queue.redis
-        await redis.hset(queue.keys.crashes, job.id, CRASH_LIMIT)
+        await redis.hset(queue.keys.crashes, job.id, "1 dead\n" * CRASH_LIMIT)
         async with working(queue):
             await ended(job)
         assert job.status is Status.FAILED
@@ -584,7 +586,7 @@ class TestOutage:
             await ended(await queued(queue))
             steps = worker.queue._calls
             await asyncio.to_thread(server.kill)
-            await eventually(lambda: worker._pause_seconds > 0.4)
+            await eventually(lambda: worker._exchange._pause_seconds > 0.4)
             assert worker.queue._calls - steps < 10
             await asyncio.to_thread(server.start)
             await ended(await queued(queue))

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from knapsaq import Context, Discard, Job, Registry, Retry, Settings
 from knapsaq.errors import TaskTimeoutError
 from knapsaq.executor import MAX_ERROR_CHARACTERS, UNLIMITED_BACKOFF, Executor
-from knapsaq.outcomes import Aborted, Failed, Outcome, Retried, Succeeded
+from knapsaq.job import META_KEY, UNKNOWN_SINCE
+from knapsaq.outcomes import Aborted, Dead, Failed, Outcome, Released, Retried, Succeeded
 from knapsaq.providers import Injector
+from knapsaq.timing import now_ms
 
 Runner = Callable[..., Any]
 
@@ -34,6 +36,13 @@ def attempt(registry: Registry, settings: Settings) -> Runner:
         return await executor.run(job, Context(job=job))
 
     return run
+
+
+def returning(value: object) -> Callable[..., Any]:
+    async def function() -> object:
+        return value
+
+    return function
 
 
 def raising(error: BaseException) -> Callable[..., Any]:
@@ -377,10 +386,35 @@ class TestPlainFunctions:
             results.append(await executor.run(job, Context(job=job)))
         assert results == [Succeeded(["k", 1]), Succeeded(["k", 2])]
 
-    async def test_an_unknown_name_fails_its_job_with_the_nearest(self, registry: Registry, settings: Settings) -> None:
-        """The job's error tells what is registered here, and it is not tried again."""
+    async def test_a_job_of_an_unknown_name_is_put_back_for_longer_and_longer(
+        self, registry: Registry, settings: Settings
+    ) -> None:
+        """Without an attempt, from one second to half a minute: another worker may know it."""
+        job: Job[Any] = Job(function="send_mail", attempts=1)
+        executor = Executor(registry, Injector([]), settings, {}, threads=1)
+        delays = []
+        for waited in (0, 1, 2, 4, 20, 60, 590):
+            job.meta = {META_KEY: {UNKNOWN_SINCE: now_ms() - waited * 1000}}
+            outcome = await executor.run(job, Context(job=job))
+            assert isinstance(outcome, Released)
+            delays.append(round(outcome.after))
+        assert delays == [1, 1, 2, 4, 20, 30, 10]
+
+    async def test_a_job_of_an_unknown_name_is_dead_at_the_limit_and_names_the_nearest(
+        self, registry: Registry, settings: Settings
+    ) -> None:
+        """Its reason tells what is registered here."""
         registry.task(name="send_email")(raising(KeyError()))
-        job: Job[Any] = Job(function="send_mail", attempts=1, retries=5)
+        job: Job[Any] = Job(function="send_mail", meta={META_KEY: {UNKNOWN_SINCE: now_ms() - 600_001}})
         outcome = await Executor(registry, Injector([]), settings, {}, threads=1).run(job, Context(job=job))
-        assert isinstance(outcome, Failed)
+        assert isinstance(outcome, Dead)
         assert "did you mean 'send_email'" in outcome.error
+
+    async def test_a_task_that_has_become_known_is_forgotten_as_unknown(
+        self, registry: Registry, settings: Settings
+    ) -> None:
+        """Should its worker be rolled back later, the limit counts anew."""
+        registry.task(name="send_email")(returning(None))
+        job: Job[Any] = Job(function="send_email", meta={META_KEY: {UNKNOWN_SINCE: 1, "headers": {"a": "b"}}})
+        await Executor(registry, Injector([]), settings, {}, threads=1).run(job, Context(job=job))
+        assert job.meta == {META_KEY: {"headers": {"a": "b"}}}

@@ -9,7 +9,10 @@
 | `saq:<queue>:sweep`, `:schedule` | string | SAQ's locks, held by our workers | lease |
 | `saq:<queue>:leases` | sorted set | workers by the millisecond at which their lease runs out | rescue |
 | `saq:<queue>:claims` | hash | worker and token of each job that runs on one of ours | settle, rescue |
-| `saq:<queue>:crashes` | hash | how often a job's worker has died | finish, abort, a new job of the key |
+| `saq:<queue>:crashes` | hash | deaths of workers that ran a job, a line each | finish, abort, a new job of the key |
+| `saq:<queue>:dead` | sorted set | ids of dead letters by the millisecond of their death | replay, discard |
+| `saq:<queue>:dead:records` | hash | what each dead job's record was | replay, discard |
+| `saq:<queue>:dead:reasons` | hash | why it died, and the deaths of its workers | replay, discard |
 | `saq:<queue>:aborts` | hash | why a running job is to end | finish, one hour |
 | `saq:<queue>:fired:<key>` | string | that a scheduled job was queued for its due time | one day |
 | `saq:<queue>:wake` | channel | a due time or an abort is new | - |
@@ -32,6 +35,9 @@ class Keys:
     claims: str = field(init=False)
     crashes: str = field(init=False)
     aborts: str = field(init=False)
+    dead: str = field(init=False)
+    dead_records: str = field(init=False)
+    dead_reasons: str = field(init=False)
     wake: str = field(init=False)
     saq_sweep_lock: str = field(init=False)
     saq_schedule_lock: str = field(init=False)
@@ -40,8 +46,13 @@ class Keys:
         names = {"saq_sweep_lock": "sweep", "saq_schedule_lock": "schedule"}
         for name in self.__slots__:
             if name != "queue":
-                object.__setattr__(self, name, f"saq:{self.queue}:{names.get(name, name)}")
+                ending = names.get(name, name.replace("_", ":"))
+                object.__setattr__(self, name, f"saq:{self.queue}:{ending}")
 
     def fired(self, key: str) -> str:
         """Return the key that remembers a job which is to be accepted once."""
         return f"saq:{self.queue}:fired:{key}"
+
+    def abort_mark(self, key: str) -> str:
+        """Return the key of SAQ's abort mark, as ``Job.abort_id`` has it."""
+        return f"saq:abort:{self.queue}:{key}"

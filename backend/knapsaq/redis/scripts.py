@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
-from redis.asyncio import Redis
 from redis.exceptions import NoScriptError
+
+from knapsaq.redis.line import Line
 
 Argument = str | bytes | int | float
 
@@ -24,13 +25,12 @@ class Script:
         self.source = files("knapsaq.redis").joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
         self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
-    async def __call__(self, redis: Redis, keys: Sequence[str], args: Sequence[Argument]) -> Any:
+    async def __call__(self, line: Line, keys: Sequence[str], args: Sequence[Argument]) -> Any:
         """Run the script."""
-        execute: Any = redis.execute_command
         try:
-            return await execute("EVALSHA", self.sha, len(keys), *keys, *args)
+            return await line.execute("EVALSHA", self.sha, len(keys), *keys, *args)
         except NoScriptError:
-            return await execute("EVAL", self.source, len(keys), *keys, *args)
+            return await line.execute("EVAL", self.source, len(keys), *keys, *args)
 
 
 enqueue = Script("enqueue")
@@ -40,3 +40,4 @@ lease = Script("lease")
 abort = Script("abort")
 retry = Script("retry")
 update = Script("update")
+replay = Script("replay")

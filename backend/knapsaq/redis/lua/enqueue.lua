@@ -6,48 +6,67 @@
 -- Returns for each job 1 if it was accepted, 0 if its key belongs to a job that has not ended.
 local incomplete, queued, claims, aborts, crashes = unpack(KEYS, 1, 5)
 local now, channel = unpack(ARGV, 1, 2)
-local accepted = {}
-local delayed = false
-local some_left = redis.call('EXISTS', claims, aborts, crashes) > 0
+local OWN_KEYS = 5
+local OWN_ARGS = 2
 local MARKED_SECONDS = 86400
+local call = redis.call
+local count = (#KEYS - OWN_KEYS) / 2
 
-for i = 1, (#KEYS - 5) / 2 do
-  local job, mark = KEYS[4 + 2 * i], KEYS[5 + 2 * i]
-  local payload, score, once = ARGV[3 * i], ARGV[3 * i + 1], ARGV[3 * i + 2]
+local jobs, marks = {}, {}
+for i = 1, count do
+  jobs[i], marks[i] = KEYS[OWN_KEYS + 2 * i - 1], KEYS[OWN_KEYS + 2 * i]
+end
+local open = call('ZMSCORE', incomplete, unpack(jobs))
+local some_marked = call('EXISTS', unpack(marks)) > 0
+local some_left = call('EXISTS', claims, aborts, crashes) > 0
+
+local function due_second(score)
+  if string.sub(score, 1, 1) ~= '+' then return score end
+  if now == '' then
+    local time = call('TIME')
+    now = time[1] * 1000 + math.floor(time[2] / 1000)
+  end
+  return string.format('%.3f', now / 1000 + tonumber(string.sub(score, 2)))
+end
+
+local accepted, seen = {}, {}
+local stored, scored, pushed = {}, {}, {}
+local delayed = false
+for i = 1, count do
+  local job, at = jobs[i], OWN_ARGS + 3 * i - 2
+  local payload, score, once = ARGV[at], ARGV[at + 1], ARGV[at + 2]
   -- A job without a record cannot run; its key is free.
-  local taken = (redis.call('ZSCORE', incomplete, job) and redis.call('EXISTS', job) == 1)
-    or redis.call('EXISTS', mark) == 1
-  if taken then
+  if seen[job] or (open[i] and call('EXISTS', job) == 1) or (some_marked and call('EXISTS', marks[i]) == 1) then
     accepted[i] = 0
   else
     accepted[i] = 1
-    redis.call('SET', job, payload)
-    if once == '1' then redis.call('SET', mark, 1, 'EX', MARKED_SECONDS) end
+    seen[job] = true
+    stored[#stored + 1] = job
+    stored[#stored + 1] = payload
+    if once == '1' then call('SET', marks[i], 1, 'EX', MARKED_SECONDS) end
     -- What an earlier job of this key has left behind, as after it was ended by hand or by a program of SAQ.
     if some_left then
-      redis.call('HDEL', claims, job)
-      redis.call('HDEL', aborts, job)
-      redis.call('HDEL', crashes, job)
+      call('HDEL', claims, job)
+      call('HDEL', aborts, job)
+      call('HDEL', crashes, job)
     end
-    if string.sub(score, 1, 1) == '+' then
-      if now == '' then
-        local time = redis.call('TIME')
-        now = time[1] * 1000 + math.floor(time[2] / 1000)
-      end
-      score = string.format('%.3f', now / 1000 + tonumber(string.sub(score, 2)))
-    end
+    score = due_second(score)
     if tonumber(score) > 0 then
-      redis.call('ZADD', incomplete, score, job)
       delayed = true
     else
-      redis.call('ZADD', incomplete, 0, job)
-      redis.call('RPUSH', queued, job)
+      score = 0
+      pushed[#pushed + 1] = job
     end
+    scored[#scored + 1] = score
+    scored[#scored + 1] = job
   end
 end
 
--- A push wakes blocked workers by itself; a new due time has to be told.
-if delayed then
-  redis.call('PUBLISH', channel, 'due')
+if #stored > 0 then
+  call('MSET', unpack(stored))
+  call('ZADD', incomplete, unpack(scored))
 end
+if #pushed > 0 then call('RPUSH', queued, unpack(pushed)) end
+-- A push wakes blocked workers by itself; a new due time has to be told.
+if delayed then call('PUBLISH', channel, 'due') end
 return accepted

@@ -26,7 +26,7 @@ for i = 1, #all, 2 do
       if redis.call('TTL', job) == -1 then redis.call('EXPIRE', job, ABORTED_SECONDS) end
     elseif redis.call('LREM', active, 1, job) == 1 then
       redis.call('LPUSH', queued, job)
-      redis.call('HINCRBY', crashes, job, 1)
+      redis.call('HSET', crashes, job, (redis.call('HGET', crashes, job) or '') .. now .. ' ' .. worker .. '\n')
       rescued[#rescued + 1] = job
     end
   end

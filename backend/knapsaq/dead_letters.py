@@ -1,0 +1,116 @@
+"""Dead letters: jobs that nobody can run, kept with their reason until somebody looks at them.
+
+A job dies when its worker has died over it three times, when its record cannot be read, or when no worker has known
+its task for as long as the settings allow. Its record says that it failed, and why; here is what it was before.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from knapsaq.claims import ClaimingQueue
+from knapsaq.job import META_KEY, UNKNOWN_SINCE, Job
+from knapsaq.redis import scripts
+from knapsaq.timing import from_ms
+
+RUN_FIELDS = ("status", "attempts", "started", "completed", "touched", "progress", "error", "result", "worker_id")
+
+
+@dataclass(frozen=True, slots=True)
+class DeadJob:
+    """A dead letter.
+
+    Attributes:
+        key: The job's key.
+        function: The name of its task; None where the record cannot be read.
+        reason: Why it died, in words.
+        payload: Its record as it was.
+        died_at: When it died.
+        history: The deaths of workers that ran it, oldest first.
+    """
+
+    key: str
+    function: str | None
+    reason: str
+    payload: bytes
+    died_at: datetime
+    history: tuple[str, ...]
+
+
+class DeadLetters:
+    """The dead letters of one queue."""
+
+    def __init__(self, queue: ClaimingQueue) -> None:
+        self._queue = queue
+
+    async def page(self, offset: int, limit: int) -> list[DeadJob]:
+        """Return some of them, the newest first."""
+        keys, execute = self._queue.keys, self._queue.line.execute
+        found = await execute("ZREVRANGE", keys.dead, offset, offset + limit - 1, "WITHSCORES")
+        ids, scores = found[::2], found[1::2]
+        if not ids:
+            return []
+        records = await execute("HMGET", keys.dead_records, *ids)
+        reasons = await execute("HMGET", keys.dead_reasons, *ids)
+        return [
+            self._letter(job_id.decode(), float(score), record or b"", reason or b"")
+            for job_id, score, record, reason in zip(ids, scores, records, reasons, strict=True)
+        ]
+
+    async def replay(self, keys: tuple[str, ...]) -> int:
+        """Queue dead jobs again, from their first attempt, and return how many that were."""
+        queue, own = self._queue, self._queue.keys
+        replayed = 0
+        for key in keys:
+            job_id = queue.job_id(key)
+            record = await queue.line.execute("HGET", own.dead_records, job_id)
+            if record is not None:
+                names = [own.dead, own.dead_records, own.dead_reasons, own.incomplete, own.queued, own.crashes, job_id]
+                replayed += await scripts.replay(queue.line, names, [_revived(record)])
+        return replayed
+
+    async def discard(self, keys: tuple[str, ...]) -> int:
+        """Forget dead jobs and return how many that were."""
+        own = self._queue.keys
+        ids = [self._queue.job_id(key) for key in keys]
+        if not ids:
+            return 0
+        async with self._queue.redis.pipeline(transaction=True) as pipe:
+            pipe.zrem(own.dead, *ids)
+            pipe.hdel(own.dead_records, *ids)
+            pipe.hdel(own.dead_reasons, *ids)
+            return int((await pipe.execute())[0])
+
+    def _letter(self, job_id: str, died_ms: float, record: bytes, reason: bytes) -> DeadJob:
+        text, *deaths = reason.decode(errors="backslashreplace").split("\n")
+        history = tuple(_death(line) for line in deaths if line)
+        key = self._queue.job_key_from_id(job_id)
+        return DeadJob(key, _function(record), text, record, from_ms(int(died_ms)), history)
+
+
+def _death(line: str) -> str:
+    moment, _, worker = line.partition(" ")
+    return f"{from_ms(int(moment)).isoformat(timespec='milliseconds')} worker {worker} died"
+
+
+def _function(record: bytes) -> str | None:
+    try:
+        return Job.from_record(msgspec.json.decode(record)).function
+    except Exception:  # noqa: BLE001 - whatever the bytes are
+        return None
+
+
+def _revived(record: bytes) -> bytes:
+    """Return a record as it was before its first attempt; as it is if it cannot be read."""
+    try:
+        fields: dict[str, Any] = msgspec.json.decode(record)
+        kept = {name: value for name, value in fields.items() if name not in RUN_FIELDS}
+        extras = kept.get("meta", {}).get(META_KEY, {})
+        extras.pop(UNKNOWN_SINCE, None)
+        return msgspec.json.encode({**kept, "status": "queued"})
+    except Exception:  # noqa: BLE001 - whatever the bytes are
+        return record

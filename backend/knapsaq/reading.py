@@ -1,0 +1,170 @@
+"""Reading: what may be asked of a queue, with nothing changed.
+
+Where in the flow: beside the queue's writes. ``Job.wait`` comes here, and so do SAQ's page and programs that look.
+
+Invariants, each a test in ``tests/redis``:
+
+* whoever waits for a job hears of its end by a push, also after an outage;
+* pages of ``info`` neither repeat nor skip a job.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, cast
+
+from redis.asyncio import Redis
+from redis.exceptions import AuthenticationError, RedisError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from saq.job import TERMINAL_STATUSES, Status
+from saq.types import QueueInfo
+
+from knapsaq.batching import Batcher
+from knapsaq.claims import ClaimingQueue
+from knapsaq.errors import BrokerError, JobMissingError
+from knapsaq.job import Job
+from knapsaq.redis.connection import broker_errors
+from knapsaq.waiting import News, shared_pushes
+
+READ_A_CALL = 1000
+AWAY = (RedisConnectionError, RedisTimeoutError, OSError)
+LOOK_PAUSE = 0.5  # seconds between two attempts to reach Redis
+GOING_ON = frozenset(status.value.encode() for status in Status if status not in TERMINAL_STATUSES)
+
+
+class ReadingQueue(ClaimingQueue):
+    """SAQ's queue with claims, and what may be asked of it; ``Queue`` is the whole."""
+
+    def __init__(self, redis: Redis, name: str = "default", **options: Any) -> None:
+        super().__init__(redis, name, **options)
+        self._pushes = shared_pushes(redis)
+        self._reading = Batcher(self._read, READ_A_CALL)
+        self._looking = Batcher(self._scores, READ_A_CALL)
+
+    async def job(self, job_key: str) -> Job[Any] | None:
+        """Return the job of that key as Redis has it now, or None."""
+        return self.deserialize(await self._reading.ask(self.job_id(job_key)))
+
+    async def jobs(self, job_keys: Iterable[str]) -> list[Job[Any] | None]:  # type: ignore[override]
+        """Return the jobs of these keys, with None for each that is not there."""
+        ids = [self.job_id(key) for key in job_keys]
+        return [self.deserialize(payload) for payload in (await self._read(ids) if ids else ())]
+
+    async def count(self, kind: str) -> int:
+        """Return how many jobs there are: ``"queued"``, ``"active"``, ``"incomplete"`` or ``"dead"``.
+
+        Raises:
+            ValueError: It is none of these.
+        """
+        if kind == "dead":
+            return int(await self.line.execute("ZCARD", self.keys.dead))
+        return await super().count(kind)  # type: ignore[arg-type]
+
+    async def info(self, jobs: bool = False, offset: int = 0, limit: int = 10) -> QueueInfo:
+        """Return the workers, the counts and, if wanted, a page of jobs: active, then waiting, then delayed ones."""
+        info = await super().info()
+        if jobs:
+            found = await self.jobs([self.job_key_from_id(job_id) for job_id in await self._page(offset, limit)])
+            info["jobs"] = [job.to_dict() for job in found if job is not None]
+        return info
+
+    async def _page(self, offset: int, limit: int) -> list[str]:
+        keys = self.keys
+        page: list[bytes] = []
+        for key in (keys.active, keys.queued):
+            if len(page) < limit:
+                page += await self.line.execute("LRANGE", key, offset, offset + limit - len(page) - 1)
+            offset = max(0, offset - await self.line.execute("LLEN", key))
+        if len(page) < limit:
+            place = ("LIMIT", offset, limit - len(page))
+            page += await self.line.execute("ZRANGEBYSCORE", keys.incomplete, "(0", "+inf", *place)
+        return [job_id.decode() for job_id in page]
+
+    async def listen(
+        self,
+        job_keys: Iterable[str],
+        callback: Callable[[str, Status], Any],
+        timeout: float | None = 10,
+        poll_interval: float = 0.5,  # noqa: ARG002 - SAQ's signature; changes are pushed
+    ) -> None:
+        """Call ``callback(key, status)`` at each change of some jobs, and for those that have ended already.
+
+        Returns when the callback returns something true.
+
+        Raises:
+            TimeoutError: It did not within ``timeout`` seconds; 0 and ``None`` are no limit.
+        """
+        channels = [self.job_id(key) for key in job_keys]
+        if not channels:
+            return
+        async with asyncio.timeout(timeout or None), self._pushes.on(*channels) as news:
+            for channel in channels:
+                news.tell(channel, b"")
+            while True:
+                channel, text = await news.get()
+                key = self.job_key_from_id(channel)
+                if text:
+                    status = Status(text.decode())
+                elif (job := await self.job(key)) and job.ended:
+                    status = job.status
+                else:
+                    continue
+                answer = callback(key, status)
+                if await answer if inspect.isawaitable(answer) else answer:
+                    return
+
+    async def wait_ended(self, job: Job[Any], timeout: float | None) -> None:
+        """Return when the job has ended, with ``job`` brought up to date.
+
+        Raises:
+            TimeoutError: It has not ended in time.
+            JobMissingError: It is not in Redis any more.
+        """
+        async with asyncio.timeout(timeout):
+            while not await self._ended(job):  # noqa: ASYNC110 - an outage has no event to wait for
+                # Redis is away; the job is not lost for that.
+                await asyncio.sleep(LOOK_PAUSE)
+
+    async def _ended(self, job: Job[Any]) -> bool:
+        """Return True when the job has ended, False if Redis went away meanwhile."""
+        try:
+            async with self._pushes.on(job.id) as news:
+                if await self._looking.ask(job.id) is not None:
+                    await _end_of(news)
+                while True:
+                    stored = await self.job(job.key)
+                    if stored is None:
+                        raise JobMissingError(job.function, job.key, "its record is gone; keep it longer with ttl")
+                    if stored.ended:
+                        job.replace(stored)
+                        return True
+                    await _end_of(news)
+        except (BrokerError, RedisError, OSError) as error:
+            cause = error.__cause__ if isinstance(error, BrokerError) else error
+            if isinstance(cause, AWAY) and not isinstance(cause, AuthenticationError):
+                return False
+            with broker_errors(self.settings.redacted_broker_url):
+                raise
+
+    def decode_result(self, job: Job[Any]) -> Any:
+        """Return the job's result as the task's annotated type; as it is stored where the task is not known here."""
+        task = self.registry.find(job.function) if self.registry else None
+        return job.result if task is None else task.signature.result(job.result)
+
+    async def _read(self, job_ids: Sequence[str]) -> Sequence[bytes | None]:
+        with broker_errors(self.settings.redacted_broker_url):
+            return cast("Sequence[bytes | None]", await self.line.execute("MGET", *job_ids))
+
+    async def _scores(self, job_ids: Sequence[str]) -> Sequence[bytes | None]:
+        """Return each job's due time; None for those that have ended."""
+        scores = await self.line.execute("ZMSCORE", self.keys.incomplete, *job_ids)
+        return cast("Sequence[bytes | None]", scores)
+
+
+async def _end_of(news: News) -> None:
+    """Return when the job may have ended."""
+    while (await news.get())[1] in GOING_ON:
+        pass
