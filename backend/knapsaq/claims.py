@@ -111,9 +111,6 @@ class ClaimingQueue(RedisQueue):
         self.keys = Keys(name)
         self.clock = clock
         self.line = shared_line(redis)
-        own = self.keys
-        self._advance_keys = [own.queued, own.active, own.incomplete, own.leases, own.claims, own.aborts]
-        self._advance_keys += [own.crashes, own.dead, own.dead_records, own.dead_reasons]
         self._calls = 0
 
     @property
@@ -137,7 +134,7 @@ class ClaimingQueue(RedisQueue):
         token = f"{worker} {now_ms()}.{self._calls}"
         reply = await scripts.advance(
             self.line,
-            self._advance_keys + [settlement.job_id for settlement in settlements],
+            self.keys.of_advance + [settlement.job_id for settlement in settlements],
             [self.now_argument, worker, want, token, int(self.settings.lease * 1000), CRASH_LIMIT - 1]
             + [field for settlement in settlements for field in (settlement.head, settlement.payload)],
         )

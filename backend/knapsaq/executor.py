@@ -258,9 +258,10 @@ def _delay(task: Task[..., Any, Any] | None, job: Job[Any]) -> float:
 
     Source: "equal jitter", M. Brooker, AWS Architecture Blog, 2015.
     """
-    delay = float(job.retry_delay)
-    if job.retry_backoff is not False:
-        longest = UNLIMITED_BACKOFF if job.retry_backoff is True else float(job.retry_backoff)
+    source = job if task is None or job.retries > 1 else task.options
+    delay = float(source.retry_delay)
+    if source.retry_backoff is not False:
+        longest = UNLIMITED_BACKOFF if source.retry_backoff is True else float(source.retry_backoff)
         delay = min(longest, delay * 2.0 ** min(job.attempts - 1, 60))
     if task is None or task.options.retry_jitter:
         delay *= random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, keeps no secret

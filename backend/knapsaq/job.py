@@ -7,6 +7,7 @@ key ``knapsaq``. A job knows how to ask its queue about itself; it decides nothi
 
 from __future__ import annotations
 
+import binascii
 import dataclasses
 import os
 from collections.abc import Mapping
@@ -25,13 +26,15 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 
 META_KEY = "knapsaq"
+SIGNS = bytes.maketrans(b"+/", b"az")
 UNKNOWN_SINCE = "unknown_since"  # among the extras: the millisecond at which a worker first did not know the task
 FIELDS = frozenset(field.name for field in dataclasses.fields(SaqJob))
 
 
 def new_key() -> str:
-    """Return a key that nobody can guess."""
-    return os.urandom(16).hex()
+    """Return a key that nobody can guess: 22 letters and digits, with 127 random bits."""
+    # A key stands in four places of Redis. Base 64 without signs of its own is short, and no word of a command line.
+    return binascii.b2a_base64(os.urandom(16)).translate(SIGNS)[:22].decode()
 
 
 class Record(msgspec.Struct, omit_defaults=True):
@@ -45,10 +48,10 @@ class Record(msgspec.Struct, omit_defaults=True):
     heartbeat: int | float = 0
     retries: int = 1
     ttl: int | float | None = 600
-    retry_delay: int | float = 0.0
+    retry_delay: int | float = SaqJob.retry_delay
     retry_backoff: bool | float = False
     scheduled: int | float = 0
-    progress: int | float = 0.0
+    progress: int | float = SaqJob.progress  # the same object, as only that is left out
     attempts: int = 0
     completed: int = 0
     queued: int = 0

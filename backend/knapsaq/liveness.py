@@ -41,13 +41,20 @@ class LeaseKeeper(threading.Thread):
         queue: The queue.
         worker: The worker's id.
         on_expired: Called in this thread when other workers' leases have run out.
+        on_work: Called in this thread when a job waits to be claimed.
     """
 
-    def __init__(self, queue: ClaimingQueue, worker: str, on_expired: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        queue: ClaimingQueue,
+        worker: str,
+        on_expired: Callable[[], None] = lambda: None,
+        on_work: Callable[[], None] = lambda: None,
+    ) -> None:
         super().__init__(name=f"lease-{queue.name}", daemon=True)
         self._queue = queue
         self._worker = worker
-        self._on_expired = on_expired
+        self._on_expired, self._on_work = on_expired, on_work
         self._ended = threading.Event()
         self._redis = _blocking_client(queue.redis)
         self._lease_ms = int(queue.settings.lease * 1000)
@@ -72,14 +79,16 @@ class LeaseKeeper(threading.Thread):
             redis.exceptions.RedisError: Redis cannot be reached.
         """
         keys = self._queue.keys
-        expired = _run(
+        expired, waits = _run(
             self._redis,
             scripts.lease,
-            [keys.leases, keys.saq_sweep_lock, keys.saq_schedule_lock],
+            [keys.leases, keys.saq_sweep_lock, keys.saq_schedule_lock, keys.queued, keys.incomplete],
             [self._queue.now_argument, self._worker, self._lease_ms],
         )
         if expired:
             self._on_expired()
+        if waits:
+            self._on_work()
 
     def run(self) -> None:
         """Renew the lease five times in its length, until ``stop``."""
@@ -110,7 +119,7 @@ class LeaseKeeper(threading.Thread):
         _run(
             self._redis,
             scripts.rescue,
-            [keys.queued, keys.active, keys.incomplete, keys.leases, keys.claims, keys.crashes],
+            keys.of_rescue,
             [self._queue.now_argument, self._worker],
         )
 

@@ -15,6 +15,7 @@ Invariants, each a test in ``tests/redis``:
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -26,6 +27,7 @@ from redis.exceptions import RedisError
 from saq.job import TERMINAL_STATUSES, Status
 from saq.job import Job as SaqJob
 from saq.queue.base import JobError as SaqJobError
+from saq.types import WorkerInfo
 
 from knapsaq import events
 from knapsaq.batching import Batcher
@@ -172,7 +174,8 @@ class Queue(ReadingQueue):
         fields = job.__dict__
         fields["queue"], fields["queued"], fields["status"] = self, now_ms(), Status.QUEUED
         if fields["timeout"] is None:
-            fields["timeout"] = self.settings.task_timeout
+            limit = self.settings.task_timeout
+            fields["timeout"] = int(limit) if limit.is_integer() else limit  # as SAQ's own, whole seconds
         if fields["ttl"] is None:
             fields["ttl"] = self.settings.result_ttl
 
@@ -307,6 +310,11 @@ class Queue(ReadingQueue):
         if not await self.redis.set(self.keys.saq_sweep_lock, 1, ex=lock, nx=True):
             return []
         return await self.sweeper.run_once()
+
+    async def write_worker_info(self, worker_id: str, info: WorkerInfo, ttl: int) -> None:
+        """Store what a worker says of itself for ``ttl`` seconds."""
+        key = self.namespace(f"worker_info:{worker_id}")
+        await scripts.worker_info(self.line, [self._stats, key], [now_ms(), json.dumps(info), ttl])
 
     async def forget_worker(self, worker: str) -> None:
         """Take a worker that has stopped out of what ``info`` shows."""

@@ -110,7 +110,7 @@ async def rescue(queue: ClaimingQueue, worker: str) -> list[bytes]:
     keys = queue.keys
     rescued: list[bytes] = await scripts.rescue(
         queue.line,
-        [keys.queued, keys.active, keys.incomplete, keys.leases, keys.claims, keys.crashes],
+        keys.of_rescue,
         [queue.now_argument, worker],
     )
     return rescued

@@ -211,23 +211,17 @@ class Task(Generic[P, R, C]):
         arguments = self.signature.bind(args, kwargs, self.injected) or None
         job: Job[R] = Job.like(self._pattern, options.key or new_key(), arguments)
         if options is not NO_OPTIONS:
-            _apply(options, job)
+            _apply(options, job, self.options)
         return job
 
     @functools.cached_property
     def _pattern(self) -> dict[str, Any]:
         """The fields that all its jobs have; timeout and ttl are None where the sender fills in its default."""
         own = self.options
-        return vars(
-            Job(
-                function=self.name,
-                retries=1 + (own.retries or 0),
-                retry_delay=own.retry_delay,
-                retry_backoff=own.retry_backoff,
-                timeout=own.timeout,  # type: ignore[arg-type]
-                ttl=own.ttl,  # type: ignore[arg-type]
-            )
-        )
+        fields: dict[str, Any] = {"timeout": own.timeout, "ttl": own.ttl}
+        if own.retries:  # else the worker takes them from the task, should it raise Retry
+            fields |= {"retries": 1 + own.retries, "retry_delay": own.retry_delay, "retry_backoff": own.retry_backoff}
+        return vars(Job(function=self.name, **fields))
 
     def _send(self, options: CallOptions, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Awaitable[Job[R]]:
         job = self.build_job(options, args, kwargs)
@@ -281,13 +275,15 @@ class BoundTask(Generic[P, R]):
         return BoundTask(self.task, self.options.merged(f".using() of task {self.task.name!r}", options))
 
 
-def _apply(options: CallOptions, job: Job[Any]) -> None:
+def _apply(options: CallOptions, job: Job[Any], own: TaskOptions) -> None:
     """Set what a call says of its own job."""
     fields = vars(job)
     extras: dict[str, Any] = {"headers": dict(options.headers)} if options.headers else {}
     if options.retries is not None:
         job.retries = 1 + options.retries
-        if options.retries == 0:
+        if options.retries:
+            fields["retry_delay"], fields["retry_backoff"] = own.retry_delay, own.retry_backoff
+        else:
             extras["retries"] = 0  # job.retries does not tell it from a call that says nothing
     if options.timeout is not None:
         fields["timeout"] = options.timeout

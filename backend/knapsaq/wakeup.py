@@ -1,7 +1,7 @@
 """Wakeup: how an idle worker hears at once that there is work.
 
 A push to the queue ends a blocking call; a new due time or an abort comes over a
-channel. While either line is down, the worker's own look every few seconds serves.
+channel. While either line is down, and for jobs that programs of SAQ delay, the thread of the lease looks.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from redis.exceptions import RedisError
 from knapsaq.queue import Queue
 from knapsaq.redis.line import COMMAND_TIMEOUT, Line
 
-BLOCK_SECONDS = 5
-"""How long an idle worker waits for a push before it looks for itself, as a job that SAQ delays tells nobody."""
+BLOCK_SECONDS = 30
+"""How long an idle worker waits for a push before it looks for itself."""
 PAUSE = 1.0  # seconds until the next look after the line was cut
 
 

@@ -107,7 +107,12 @@ class Worker(SaqWorker[Any]):
         self._ended.clear()
         for number in self.SIGNALS:
             loop.add_signal_handler(number, self.request_stop)
-        keeper = LeaseKeeper(self.queue, self.id, lambda: _call_in(loop, self._expired.set))
+        keeper = LeaseKeeper(
+            self.queue,
+            self.id,
+            on_expired=lambda: _call_in(loop, self._expired.set),
+            on_work=lambda: _call_in(loop, self._signal.set),
+        )
         duties: list[asyncio.Task[None]] = []
         try:
             for function in self.startup or ():
@@ -278,7 +283,8 @@ class Worker(SaqWorker[Any]):
         except asyncio.CancelledError:
             return running.ends_as or Failed("the task raised CancelledError, though nobody had cancelled it")
         except Exception as error:  # noqa: BLE001 - a hook's fault ends this job alone
-            return Failed(f"a before_process function raised {error!r}")
+            reason, job = f"a before_process function raised {error!r}", running.claim.job
+            return Retried(reason, job.next_retry_delay()) if job.retryable else Failed(reason)
 
     def _abort_running(self, job_id: str, reason: str) -> None:
         running = self._running.get(job_id)

@@ -111,6 +111,8 @@ KEYS = {
     "records": text("saq:default:dead:records"),
     "reasons": text("saq:default:dead:reasons"),
     "leases": text("saq:default:leases"),
+    "stats": text("saq:default:stats"),
+    "info": text("saq:default:worker_info:w1"),
     "saq_sweep_lock": text("saq:default:sweep"),
     "saq_schedule_lock": text("saq:default:schedule"),
     "job": text("saq:job:default:.+"),
@@ -137,6 +139,8 @@ ARGS = {
     "ttl": number(least=-1),
     "ended": one_of(0, 1),  # type: ignore[arg-type]
 }
+
+INFO_ARGS = {"payload": text(r"\{.*\}")}
 
 
 async def enqueue_jobs(queue: Queue) -> None:
@@ -181,6 +185,11 @@ async def update_job(queue: Queue) -> None:
     await job.update(progress=0.5)
 
 
+async def tell_of_worker(queue: Queue) -> None:
+    await queue.write_worker_info("w1", {"queue_key": "default", "stats": None, "metadata": None}, ttl=30)
+    assert "w1" in (await queue.info())["workers"]
+
+
 async def replay_job(queue: Queue) -> None:
     job = await queue.enqueue("echo", text="hi")
     assert job is not None
@@ -197,6 +206,7 @@ OPERATIONS: dict[str, Callable[[Queue], Awaitable[None]]] = {
     "retry": retry_job,
     "update": update_job,
     "replay": replay_job,
+    "worker_info": tell_of_worker,
 }
 
 
@@ -259,7 +269,8 @@ class TestHeaders:
         self._check(call)
 
     def _check(self, call: Call) -> None:
-        for kind, values, checks in (("key", call.keys, KEYS), ("argument", call.args, ARGS)):
+        own = {**ARGS, **INFO_ARGS} if call.script == "worker_info" else ARGS
+        for kind, values, checks in (("key", call.keys, KEYS), ("argument", call.args, own)):
             for name, given in values.items():
                 for value in given:
                     assert checks[name].fits(value), f"{call.script}.lua, {kind} {name}: {value!r}"
@@ -295,13 +306,18 @@ class TestReplies:
         reply = await scripts.advance(queue.line, [*shared, job, job], ["", "w1", 0, "w1 t2", 9000, 2, *stale, *ours])
         assert reply[2:] == [[0, 1], [], [job.encode(), b"enough"]]
 
-    async def test_lease_returns_the_workers_whose_lease_ran_out(self, queue: Queue) -> None:
-        """A lease has run out at the very millisecond at which it ends."""
+    async def test_lease_returns_the_workers_whose_lease_ran_out(self, queue: Queue, echo: AnyTask) -> None:
+        """A lease has run out at the very millisecond at which it ends; and it tells of work that is due."""
         keys = queue.keys
-        names = [keys.leases, keys.saq_sweep_lock, keys.saq_schedule_lock]
-        assert await scripts.lease(queue.line, names, [1_000, "w1", 500]) == []
-        assert await scripts.lease(queue.line, names, [1_499, "w2", 500]) == []
-        assert await scripts.lease(queue.line, names, [1_500, "w2", 500]) == [b"w1"]
+        names = [keys.leases, keys.saq_sweep_lock, keys.saq_schedule_lock, keys.queued, keys.incomplete]
+        assert await scripts.lease(queue.line, names, [1_000, "w1", 500]) == [[], 0]
+        assert await scripts.lease(queue.line, names, [1_499, "w2", 500]) == [[], 0]
+        assert await scripts.lease(queue.line, names, [1_500, "w2", 500]) == [[b"w1"], 0]
+        await queue.enqueue("echo", text="hi", scheduled=2)
+        assert await scripts.lease(queue.line, names, [1_501, "w2", 500]) == [[b"w1"], 0]
+        assert await scripts.lease(queue.line, names, [2_000, "w2", 500]) == [[b"w1"], 1]
+        await queue.enqueue("echo", text="hi")
+        assert await scripts.lease(queue.line, names, [1_501, "w2", 500]) == [[b"w1"], 1]
 
 
 class TestCache:

@@ -192,7 +192,7 @@ class TestCalling:
         task = make(registry, without)
         made = {task.build_job(task.using().options, (), {}).key for _ in range(100)}
         assert len(made) == 100
-        assert {len(key) for key in made} == {32}
+        assert {len(key) for key in made} == {22}
 
     async def test_mappings_of_arguments_are_not_changed(self, registry: Registry) -> None:
         """The caller's dictionary stays the caller's."""

@@ -49,6 +49,17 @@ class Keys:
                 ending = names.get(name, name.replace("_", ":"))
                 object.__setattr__(self, name, f"saq:{self.queue}:{ending}")
 
+    @property
+    def of_advance(self) -> list[str]:
+        """The keys of ``advance.lua``, without jobs."""
+        shared = [self.queued, self.active, self.incomplete, self.leases, self.claims, self.aborts, self.crashes]
+        return [*shared, self.dead, self.dead_records, self.dead_reasons]
+
+    @property
+    def of_rescue(self) -> list[str]:
+        """The keys of ``rescue.lua``."""
+        return [self.queued, self.active, self.incomplete, self.leases, self.claims, self.crashes]
+
     def fired(self, key: str) -> str:
         """Return the key that remembers a job which is to be accepted once."""
         return f"saq:{self.queue}:fired:{key}"

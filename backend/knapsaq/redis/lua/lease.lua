@@ -1,9 +1,10 @@
 -- Renew a worker's sign of life, and keep SAQ's own sweeper and scheduler away from its queue.
--- keys: leases saq_sweep_lock saq_schedule_lock
+-- keys: leases saq_sweep_lock saq_schedule_lock queued incomplete
 -- args: now worker lease_ms
--- Returns the workers whose lease has run out.
-local leases, saq_sweep_lock, saq_schedule_lock = unpack(KEYS)
-local now, worker, lease_ms = ARGV[1], ARGV[2], ARGV[3]
+-- Returns the workers whose lease has run out, and 1 if a job waits to be claimed.
+-- Programs of SAQ tell nobody when they delay a job; here an idle worker hears of it.
+local leases, saq_sweep_lock, saq_schedule_lock, queued, incomplete = unpack(KEYS)
+local now, worker, lease_ms = unpack(ARGV)
 
 if now == '' then
   local time = redis.call('TIME')
@@ -12,4 +13,6 @@ end
 redis.call('ZADD', leases, now + lease_ms, worker)
 redis.call('SET', saq_sweep_lock, 1, 'PX', lease_ms)
 redis.call('SET', saq_schedule_lock, 1, 'PX', lease_ms)
-return redis.call('ZRANGEBYSCORE', leases, '-inf', now, 'LIMIT', 0, 100)
+local due = redis.call('ZRANGEBYSCORE', incomplete, '(0', string.format('%.3f', now / 1000), 'LIMIT', 0, 1)
+local waits = #due > 0 or redis.call('EXISTS', queued) == 1
+return { redis.call('ZRANGEBYSCORE', leases, '-inf', now, 'LIMIT', 0, 100), waits and 1 or 0 }
