@@ -79,16 +79,16 @@ floors: $(READY) ## Check that imports point down the floors
 ##@ Measure
 
 .PHONY: bench chaos
-bench: $(READY) ## Run the benchmarks
-	@$(PYTHON) -m benchmarks $(ARGS)
+bench: $(READY) ## Measure Knapsaq beside SAQ; with PEERS=1 beside six more systems too (ARGS=--help lists the options)
+	@PEERS="$(PEERS)" $(PYTHON) -m benchmarks $(ARGS)
 
-chaos: $(READY) ## Run the fault tests: killed workers, lost brokers (KNAPSAQ_CHAOS_ROUNDS=6 for longer)
-	@$(PYTHON) -m pytest tests/chaos $(ARGS)
+chaos: $(READY) ## Run the long form of the fault tests: killed workers, lost servers, a soak; some 10 minutes
+	@KNAPSAQ_CHAOS=long $(PYTHON) -m pytest tests/chaos $(ARGS)
 
 ##@ Tidy
 
 .PHONY: clean
 clean: ## Remove the environment, caches and build output; keeps .knapsaq, where the development data is
-	@rm -rf .venv .uv build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf .venv .venv-bench .uv build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	@find backend tests -type d -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 	@echo "Clean. Development data, if any, is in .knapsaq"

@@ -1,1 +1,1 @@
-"""Benchmarks: Knapsaq beside plain SAQ, in one run, as ratios."""
+"""Benchmarks: Knapsaq beside plain SAQ and other task queues, in one run, as ratios."""

@@ -1,136 +1,146 @@
-"""Measure Knapsaq beside plain SAQ: alternating rounds on one private server, medians, ratios."""
+"""Measure Knapsaq beside plain SAQ and others: alternating rounds on a private server, medians, ratios."""
 
 from __future__ import annotations
 
 import argparse
-import asyncio
+import dataclasses
+import importlib.metadata
 import json
-import statistics
+import os
+import platform
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import Sequence
 from pathlib import Path
 
-import redis
-import uvloop
 from rich.console import Console
-from rich.progress import track
-from rich.table import Table
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks.systems import QUEUE, System, open_system
-from knapsaq.redis.embedded import EmbeddedBroker
+from benchmarks.bench import QUICK, Bench, Sizes
+from benchmarks.environments import interpreter
+from benchmarks.measures import MEASURES
+from benchmarks.processes import Launcher, MeasureError
+from benchmarks.report import Report
+from benchmarks.rows import Figures
+from benchmarks.server import Server
+from benchmarks.systems import KNAPSAQ, PEERS, SAQ, System
 
-SYSTEMS = ("knapsaq", "saq")
-Figures = dict[str, dict[str, list[float]]]
-LOWER_IS_BETTER = frozenset({"worker CPU a job, us", "commands a job", "memory, MiB", "apply() of a no-op, ms"})
-GATHERED = 100
-
-
-def drain(name: str, url: str, jobs: int, concurrency: int, figures: dict[str, list[float]]) -> None:
-    """Fill the queue, have a worker process empty it, and count what Redis was asked."""
-    server = redis.Redis.from_url(url)
-    server.flushall()
-    uvloop.run(fill(name, url, jobs))
-    server.config_resetstat()
-    command = [sys.executable, "-m", "benchmarks.worker", name, url, str(jobs), str(concurrency)]
-    done = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)  # noqa: S603
-    commands = sum(int(entry["calls"]) for entry in server.info("commandstats").values())
-    figures[f"drain, concurrency {concurrency}, jobs/s"].append(done["jobs_per_s"])
-    figures["worker CPU a job, us"].append(done["cpu_us"])
-    figures["commands a job"].append(commands / jobs)
-    figures["memory, MiB"].append(done["memory_mib"])
-    figures["bodies that ran too often"].append(done["ran"] - jobs)
-    server.close()
+WIDTH = 140  # of the tables, where no terminal says how wide it is
+LIMIT = 180.0  # seconds after which a single step has hung
 
 
-async def fill(name: str, url: str, jobs: int) -> None:
-    """Queue the jobs of a drain."""
-    async with open_system(name, url, lambda: None) as system:
-        for start in range(0, jobs, GATHERED):
-            await asyncio.gather(*(system.enqueue(number) for number in range(start, min(start + GATHERED, jobs))))
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
+    parser.add_argument("--only", help=f"measures with commas between them: {', '.join(MEASURES)}")
+    parser.add_argument("--rounds", type=int, help="rounds (default 3)")
+    parser.add_argument("--jobs", type=int, help=f"jobs a drain (default {Sizes.jobs:,})")
+    parser.add_argument("--backlog", type=int, help=f"jobs in the long queue (default {Sizes.backlog:,})")
+    parser.add_argument("--quick", action="store_true", help="one short round: it shows that all works, not how fast")
+    parser.add_argument("--peers", help="other systems with commas between them, or `all` (PEERS=1); default none")
+    parser.add_argument("--server", help="the server's program on the PATH (default: the embedded broker's)")
+    parser.add_argument("--json", type=Path, help="write all figures into this file")
+    parser.add_argument("--markdown", type=Path, help="write the table into this file")
+    options = parser.parse_args(arguments)
+    if options.server and not shutil.which(options.server):
+        parser.error(f"there is no {options.server} on the PATH")
+    options.rounds = options.rounds or (1 if options.quick else 3)
+    options.only = options.only.split(",") if options.only else list(MEASURES)
+    if unknown := [name for name in options.only if name not in MEASURES]:
+        parser.error(f"no such measure: {', '.join(unknown)}")
+    names = options.peers or ("all" if os.environ.get("PEERS", "0") not in ("", "0") else "")
+    options.peers = [peer for peer in PEERS if names == "all" or peer.name in names.split(",")]
+    if unknown := [name for name in names.split(",") if name not in ("", "all", *(peer.name for peer in PEERS))]:
+        parser.error(f"no such system: {', '.join(unknown)}")
+    return options
 
 
-async def send(name: str, url: str, jobs: int, figures: dict[str, list[float]]) -> None:
-    """Enqueue one by one and a hundred at a time."""
-    async with open_system(name, url, lambda: None) as system:
-        figures["enqueue one by one, jobs/s"].append(jobs / await timed(lambda: one_by_one(system, jobs)))
-        figures["enqueue gathered, jobs/s"].append(jobs / await timed(lambda: gathered(system, jobs)))
+def run(
+    bench: Bench, systems: list[System], options: argparse.Namespace, console: Console
+) -> tuple[Figures, list[str]]:
+    """Take every measure of every system, round by round; the order of the systems turns round each time."""
+    figures: Figures = {}
+    failed: dict[tuple[str, str], str] = {}
+    plan = [(measure, system) for measure in options.only for system in systems if system.takes_part(measure)]
+    columns = (TextColumn("{task.description:<34}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("", total=options.rounds * len(plan))
+        for number in range(options.rounds):
+            for measure in options.only:
+                turn = [system for name, system in plan if name == measure]
+                for system in turn if number % 2 == 0 else turn[::-1]:
+                    progress.update(task, description=f"round {number + 1}: {measure}, {system.name}")
+                    try:
+                        if (measure, system.name) not in failed:
+                            for key, value in MEASURES[measure](bench, system).items():
+                                figures.setdefault(key, {}).setdefault(system.name, []).append(value)
+                    except MeasureError as error:
+                        failed[measure, system.name] = f"{measure}, {system.name}: {error}"
+                    progress.advance(task)
+    return figures, list(failed.values())
 
 
-async def one_by_one(system: System, jobs: int) -> None:
-    """Queue each job after the one before."""
-    for number in range(jobs):
-        await system.enqueue(number)
+def about(bench: Bench, systems: list[System], options: argparse.Namespace, load: float) -> dict[str, object]:
+    """Describe the machine, the options and the systems."""
+    packages = ("saq", "redis", "hiredis", "uvloop")
+    return {
+        "machine": {
+            "cpus": os.cpu_count(),
+            "cpu": _processor(),
+            "system": platform.platform(),
+            "python": platform.python_version(),
+            "server": bench.server.version,
+            "load_before": load,
+            **{name: importlib.metadata.version(name) for name in packages},
+        },
+        "options": {**dataclasses.asdict(bench.sizes), "rounds": options.rounds, "only": options.only},
+        "systems": {
+            system.name: {
+                "settings": system.settings,
+                "packages": system.requirements.read_text().split("\n")[:-1] if system.requirements else None,
+            }
+            for system in systems
+        },
+    }
 
 
-async def gathered(system: System, jobs: int) -> None:
-    """Queue a hundred jobs at a time."""
-    for start in range(0, jobs, GATHERED):
-        await asyncio.gather(*(system.enqueue(number) for number in range(start, start + GATHERED)))
-
-
-async def wait_for_results(name: str, url: str, figures: dict[str, list[float]]) -> None:
-    """Wait for the result of a no-op, over and over, with the worker in the same loop."""
-    async with open_system(name, url, lambda: None) as system:
-        done = asyncio.Event()
-        working = asyncio.create_task(system.work(10, done))
-        calls = 5 if name == "saq" else 50
-        times = [await timed(lambda: system.apply(1)) for _ in range(calls)]
-        figures["apply() of a no-op, ms"].append(statistics.median(times) * 1000)
-        done.set()
-        await working
-
-
-async def timed(call: Callable[[], Awaitable[object]]) -> float:
-    """Return the seconds that a call takes."""
-    start = time.perf_counter()
-    await call()
-    return time.perf_counter() - start
-
-
-def show(figures: Figures, console: Console) -> None:
-    """Print medians, their range and the ratio."""
-    table = Table("measure", *SYSTEMS, "ratio", title=f"medians (least to most), queue {QUEUE!r}")
-    for measure in figures[SYSTEMS[0]]:
-        ours, theirs = (figures[name][measure] for name in SYSTEMS)
-        mine, other = statistics.median(ours), statistics.median(theirs)
-        best, worst = (other, mine) if measure in LOWER_IS_BETTER else (mine, other)
-        ratio = f"{best / worst:.2f}" if worst and "too often" not in measure else ""
-        table.add_row(measure, *(cell(values) for values in (ours, theirs)), ratio)
-    console.print(table)
-    console.print("ratio: how many times better Knapsaq is; other load on the machine is not controlled")
-
-
-def cell(values: list[float]) -> str:
-    """Return a median with its range."""
-    digits = 0 if statistics.median(values) >= GATHERED else 2
-    return f"{statistics.median(values):,.{digits}f} ({min(values):,.{digits}f}-{max(values):,.{digits}f})"
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
 
 
 def main() -> None:
-    """Run the rounds and print the table."""
-    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
-    parser.add_argument("--jobs", type=int, default=20_000, help="jobs a drain (default 20,000)")
-    parser.add_argument("--rounds", type=int, default=3, help="rounds (default 3)")
-    parser.add_argument("--json", type=Path, help="write all figures into this file")
-    options = parser.parse_args()
-    console = Console()
-    figures: Figures = {name: defaultdict(list) for name in SYSTEMS}
-    with tempfile.TemporaryDirectory() as folder, EmbeddedBroker(Path(folder)) as broker:
-        url = broker.start()
-        for number in track(range(options.rounds), "rounds", console=console):
-            for name in SYSTEMS if number % 2 == 0 else SYSTEMS[::-1]:
-                drain(name, url, options.jobs, 50, figures[name])
-                drain(name, url, options.jobs // 2, 10, figures[name])
-                uvloop.run(send(name, url, options.jobs // 10, figures[name]))
-                redis.Redis.from_url(url).flushall()
-                uvloop.run(wait_for_results(name, url, figures[name]))
-    show(figures, console)
+    """Measure, and report."""
+    options = parse()
+    console = Console(width=None if sys.stdout.isatty() else WIDTH)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server and the workers are ended
+    systems = [KNAPSAQ, SAQ, *options.peers]
+    chosen = {name: value for name in ("jobs", "backlog") if (value := getattr(options, name))}
+    sizes = dataclasses.replace(QUICK if options.quick else Sizes(), **chosen)
+    try:
+        pythons = {system.name: interpreter(system, console.print) for system in systems}
+    except subprocess.CalledProcessError as error:
+        sys.exit(f"cannot make an environment: {error.stderr}")
+    with tempfile.TemporaryDirectory(prefix="knapsaq-bench-") as folder, Server(Path(folder), options.server) as server:
+        load = os.getloadavg()[0]
+        bench = Bench(server, Launcher(pythons, server.url, LIMIT), sizes, Path(folder))
+        figures, errors = run(bench, systems, options, console)
+        for system in systems:
+            for key, value in bench.faults(system).items():
+                figures.setdefault(key, {})[system.name] = [value]
+        report = Report(figures, about(bench, systems, options, load), bench, errors)
+    report.show(console)
     if options.json:
-        options.json.write_text(json.dumps(figures, indent=2))
+        options.json.write_text(json.dumps(report.data(), indent=2) + "\n")
+    if options.markdown:
+        options.markdown.write_text(report.markdown())
+    sys.exit(1 if any(f", {KNAPSAQ.name}:" in error for error in errors) else 0)
 
 
 if __name__ == "__main__":

@@ -1,125 +1,106 @@
-"""The systems that are measured: one small adapter each, with the same no-op task."""
+"""The systems that are measured: how each counts what is left, and which measures it takes part in."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass
+from pathlib import Path
 
-from saq.queue.redis import RedisQueue
-from saq.worker import Worker as SaqWorker
-
-from knapsaq import Client, Registry, Settings, Worker, connect
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-QUEUE = "bench"
+ADAPTERS = Path(__file__).parent / "adapters"
+ASYNCIO = frozenset({"drain", "drain-two", "enqueue", "latency", "apply", "fan", "idle", "start"})
 
 
-class System(Protocol):
-    """One system with its queue open."""
+@dataclass(frozen=True)
+class System:
+    """A task queue; its adapter is the module of its name.
 
-    async def enqueue(self, number: int) -> None:
-        """Queue one no-op."""
+    Attributes:
+        name: Its name, and its adapter's.
+        left: Redis commands whose replies add up to the number of jobs that have not ended.
+        queued: The same for jobs that have not begun, where that is another question.
+        results: The keys that hold results, as a pattern, or a hash of results.
+        mark: What a record holds once the job has its result, where the key is there from the start.
+        ways: How it can enqueue.
+        measures: The measures that it takes part in; ``None`` is all.
+        settings: How it is set up.
+    """
 
-    async def apply(self, number: int) -> None:
-        """Queue one no-op and wait for its result."""
+    name: str
+    left: tuple[tuple[str, ...], ...]
+    results: str
+    settings: str
+    mark: bytes = b""
+    queued: tuple[tuple[str, ...], ...] = ()
+    ways: tuple[str, ...] = ("one", "gather")
+    measures: frozenset[str] | None = ASYNCIO
 
-    async def left(self) -> int:
-        """Return how many jobs have not ended."""
+    @property
+    def requirements(self) -> Path | None:
+        """The pinned packages of its own environment; ``None`` if it lives in the project's."""
+        path = ADAPTERS / f"{self.name}.txt"
+        return path if path.exists() else None
 
-    async def work(self, concurrency: int, done: asyncio.Event) -> None:
-        """Run a worker until ``done``."""
-
-
-class Knapsaq:
-    """Knapsaq, with everything that it guarantees."""
-
-    def __init__(self, client: Client, task: Any) -> None:
-        self._client, self._queue, self._task = client, client.queue(QUEUE), task
-
-    async def enqueue(self, number: int) -> None:
-        """Queue one no-op."""
-        await self._task.enqueue(number=number)
-
-    async def apply(self, number: int) -> None:
-        """Queue one no-op and wait for its result."""
-        await (await self._task.enqueue(number=number)).wait()
-
-    async def left(self) -> int:
-        """Return how many jobs have not ended."""
-        return await self._queue.count("incomplete")
-
-    async def work(self, concurrency: int, done: asyncio.Event) -> None:
-        """Run a worker until ``done``."""
-        await _run(Worker(self._queue, concurrency=concurrency), done)
+    def takes_part(self, measure: str) -> bool:
+        """Return whether the system has what a measure needs."""
+        return self.measures is None or measure in self.measures
 
 
-class Saq:
-    """Plain SAQ."""
-
-    def __init__(self, queue: RedisQueue, body: Callable[[], None]) -> None:
-        self._queue, self._body = queue, body
-
-    async def enqueue(self, number: int) -> None:
-        """Queue one no-op."""
-        await self._queue.enqueue("noop", number=number)
-
-    async def apply(self, number: int) -> None:
-        """Queue one no-op and wait for its result."""
-        await self._queue.apply("noop", number=number)
-
-    async def left(self) -> int:
-        """Return how many jobs have not ended."""
-        return await self._queue.count("incomplete")
-
-    async def work(self, concurrency: int, done: asyncio.Event) -> None:
-        """Run a worker until ``done``."""
-
-        async def noop(_ctx: Any, *, number: int) -> int:
-            self._body()
-            return number
-
-        worker: SaqWorker[Any] = SaqWorker(self._queue, [("noop", noop)], concurrency=concurrency)
-        await _run(worker, done)
-
-
-async def _run(worker: SaqWorker[Any], done: asyncio.Event) -> None:
-    worker.SIGNALS = []
-    running = asyncio.create_task(worker.start())
-    await done.wait()
-    await worker.stop()
-    await running
-
-
-@asynccontextmanager
-async def open_system(name: str, url: str, body: Callable[[], None]) -> AsyncIterator[System]:
-    """Open a system by name; ``body`` is called by each job."""
-    if name == "saq":
-        queue = (
-            RedisQueue.from_url(url, name=QUEUE, max_concurrent_ops=100) if "unix" not in url else _saq_on_socket(url)
-        )
-        await queue.connect()
-        try:
-            yield Saq(queue, body)
-        finally:
-            await queue.disconnect()
-        return
-    registry = Registry()
-
-    @registry.task(queue=QUEUE)
-    async def noop(*, number: int) -> int:
-        body()
-        return number
-
-    settings = Settings(broker_url=url, queues=(QUEUE,), _env_file=None)
-    async with connect(settings, registry=registry) as client:
-        yield Knapsaq(client, noop)
-
-
-def _saq_on_socket(url: str) -> RedisQueue:
-    from redis.asyncio import Redis  # noqa: PLC0415 - SAQ's own from_url refuses unix sockets
-
-    return RedisQueue(Redis.from_url(url), name=QUEUE, max_concurrent_ops=100)
+KNAPSAQ = System(
+    name="knapsaq",
+    left=(("ZCARD", "saq:bench:incomplete"),),
+    results="saq:job:bench:*",
+    mark=b'"complete"',
+    settings="uvloop, default guarantees: leases, claims, fencing, a finish event a job",
+    ways=("one", "gather", "many"),
+    measures=None,
+)
+SAQ = System(
+    name="saq",
+    left=KNAPSAQ.left,
+    results=KNAPSAQ.results,
+    mark=KNAPSAQ.mark,
+    settings="uvloop, json, 100 concurrent operations, map polls every 0.01 s",
+    measures=None,
+)
+PEERS = (
+    System(
+        name="arq",
+        left=(("ZCARD", "arq:queue"),),
+        results="arq:result:*",
+        settings="uvloop, 100 jobs at once, polls every 0.01 s (at its default 0.5 s: 256 ms latency)",
+    ),
+    System(
+        name="taskiq",
+        left=(("XPENDING", "taskiq", "taskiq"),),
+        queued=(("XLEN", "taskiq"),),
+        results="result:*",
+        settings="uvloop, Redis stream, orjson, 100 jobs at once, 100 prefetched, no parameter parsing",
+    ),
+    System(
+        name="streaq",
+        left=(("XLEN", "streaq:bench:queues:normal"),),
+        results="streaq:bench:task:results:*",
+        settings="anyio on uvloop, 32 jobs at once, silent tasks",
+        ways=("one", "gather", "many"),
+    ),
+    System(
+        name="celery",
+        left=(("LLEN", "celery"), ("HLEN", "unacked")),
+        results="celery-task-meta-*",
+        settings="prefork with 2 processes, prefetch 4, late acknowledgement",
+        ways=("one",),
+    ),
+    System(
+        name="dramatiq",
+        left=(("HLEN", "dramatiq:default.msgs"),),
+        results="dramatiq-results:*",
+        settings="1 process with 8 threads, Results middleware",
+        ways=("one",),
+    ),
+    System(
+        name="huey",
+        left=(("LLEN", "huey.redis.bench"),),
+        results="huey.results.bench",
+        settings="2 processes, blocking pop, no acknowledgement: a killed worker loses its jobs",
+        ways=("one",),
+    ),
+)

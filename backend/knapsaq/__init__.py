@@ -8,6 +8,7 @@ from __future__ import annotations
 from knapsaq.client import Client, connect
 from knapsaq.codec import INJECTED
 from knapsaq.context import Context
+from knapsaq.dead_letters import DeadJob
 from knapsaq.errors import (
     BrokerError,
     ConfigurationError,
@@ -48,6 +49,7 @@ __all__ = [
     "Client",
     "ConfigurationError",
     "Context",
+    "DeadJob",
     "Discard",
     "DuplicateTaskError",
     "InvalidArgumentsError",

@@ -1,0 +1,48 @@
+"""Resting: what a worker with nothing to do costs, and how soon a new one runs its first job."""
+
+from __future__ import annotations
+
+import statistics
+import time
+
+from benchmarks.bench import Bench
+from benchmarks.measures.drains import CONCURRENCY
+from benchmarks.measures.waiting import ready_worker
+from benchmarks.server import Monitor
+from benchmarks.systems import System
+
+SETTLE = 1.0  # seconds from the last job until the worker counts as idle
+
+
+def idle(bench: Bench, system: System) -> dict[str, float]:
+    """Watch a worker with an empty queue."""
+    ledger, seconds = bench.ledger(1), bench.sizes.seconds
+    with ready_worker(bench, system, ledger) as worker:
+        time.sleep(SETTLE)
+        cpu = worker.cpu()
+        with Monitor(bench.server) as monitor:
+            time.sleep(seconds)
+        cpu = worker.cpu() - cpu
+    bench.count(system, "idle", ledger, 1)
+    return {
+        "idle_commands": monitor.top.total() / seconds,
+        "idle_script_commands": monitor.inner.total() / seconds,
+        "idle_cpu": 100 * cpu / seconds,
+    }
+
+
+def start(bench: Bench, system: System) -> dict[str, float]:
+    """Take the time from the start of a worker's process to the body of a job that waits."""
+    return {"start": statistics.median(_start(bench, system) for _ in range(bench.sizes.repeats))}
+
+
+def _start(bench: Bench, system: System) -> float:
+    ledger = bench.ledger(1)
+    bench.server.clear()
+    bench.launcher.call(system, "fill", 0, 1)
+    started = time.time_ns()
+    with bench.launcher.worker(system, CONCURRENCY, ledger) as worker:
+        worker.wait("its first body has run", lambda: ledger.jobs == 1, bench.limit)
+    [stamp] = ledger.stamps()
+    bench.count(system, "start", ledger, 1)
+    return (stamp - started) / 1e9
