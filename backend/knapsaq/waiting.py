@@ -87,7 +87,6 @@ class Pushes:
         self._left: list[str] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._looking: asyncio.TimerHandle | None = None
-        self._closed = False
 
     @asynccontextmanager
     async def on(self, *channels: str) -> AsyncIterator[News]:
@@ -107,16 +106,14 @@ class Pushes:
                 self._leave(name, news)
 
     async def close(self) -> None:
-        """End the connection; whoever still waits looks for itself."""
-        self._closed = True
-        if self._looking is not None:
+        """End the connection; for those who still wait, it is a cut like any other."""
+        if self._looking is not None and not self._channels:
             self._looking.cancel()
             self._looking = None
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._line.close()
-        self._closed = False
 
     async def _listen(self, name: str, news: News) -> None:
         loop = asyncio.get_running_loop()
@@ -185,7 +182,7 @@ class Pushes:
             news.tell(name, text)
 
     def _cut(self) -> None:
-        if not self._closed and self._channels:
+        if self._channels:
             self._tell_everybody()
             self._take(RedisConnectionError("the line of those who wait was cut"))
             self._begin(self._mend())

@@ -1,30 +1,29 @@
-"""Programs written for SAQ, and SAQ's own objects, on our queue."""
+"""Every public name of SAQ's queue, job and worker, on our objects; ``tests/saq`` has what is better than SAQ's."""
 
 from __future__ import annotations
 
 import asyncio
+import inspect
+import re
+import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 import saq
+from saq.job import CronJob, Status
 from saq.job import Job as SaqJob
-from saq.job import Status
 from saq.queue.base import JobError
 from saq.queue.redis import RedisQueue
-from tests.redis.conftest import Gate
+from saq.worker import async_check_health
 from tests.support import ended, eventually, left_behind, lists, working
 
-from knapsaq import Client, Queue, Registry
+from knapsaq import Client, Job, Queue, Registry, Worker
+from knapsaq.job import FIELDS
 
-
-@pytest.fixture
-async def plain(queue: Queue) -> AsyncIterator[RedisQueue]:
-    """SAQ's own queue on the same server, under the same name."""
-    plain = RedisQueue(queue.redis, "default")
-    yield plain
-    await plain._pubsub.close()
+DISTANT = 4_000_000_000
+"""A due time in the year 2096."""
 
 
 @pytest.fixture(autouse=True)
@@ -40,146 +39,119 @@ def tasks(registry: Registry) -> None:
         raise LookupError(reason)
 
 
-@asynccontextmanager
-async def saq_working(queue: Any, *functions: Any, **options: Any) -> AsyncIterator[saq.Worker[Any]]:
-    """Run SAQ's own worker while the block runs."""
-    worker: saq.Worker[Any] = saq.Worker(queue, functions, shutdown_grace_period_s=0, dequeue_timeout=0.2, **options)
-    worker.SIGNALS = []
-    running = asyncio.create_task(worker.start())
-    try:
-        yield worker
-    finally:
-        worker.event.set()
-        await running
+@pytest.fixture
+async def job(queue: Queue) -> Job[Any]:
+    """A job that waits."""
+    return await add(queue)
 
 
-class TestProducers:
-    async def test_a_job_of_saqs_queue_runs_on_our_worker(self, queue: Queue, plain: RedisQueue) -> None:
-        """And SAQ's own objects see its state and its result."""
-        job = await plain.enqueue("add", a=1, b=2)
-        assert job is not None
-        async with working(queue):
-            await job.refresh(10)
-        assert (job.status, job.result, job.attempts) == (Status.COMPLETE, 3, 1)
-        again = await plain.job(job.key)
-        assert again is not None
-        assert again.to_dict() == job.to_dict()
+async def add(queue: Queue, key: str = "one", **fields: Any) -> Job[Any]:
+    """Queue a job."""
+    job = await queue.enqueue("add", **{"key": key, "a": 1, "b": 2, **fields})
+    assert job is not None
+    return job
 
-    async def test_a_delayed_job_of_saqs_queue_runs_when_it_is_due(self, queue: Queue, plain: RedisQueue) -> None:
-        """It tells nobody of its due time; the worker looks now and then."""
-        async with working(queue):
-            job = await plain.enqueue("add", a=1, b=2, scheduled=1)
-            assert job is not None
-            await job.refresh(15)
-        assert job.result == 3
 
-    async def test_saqs_apply_and_map_get_our_results(self, queue: Queue, plain: RedisQueue) -> None:
-        """The producer need not change."""
-        async with working(queue):
-            assert await plain.apply("add", a=1, b=2, poll_interval=0.01) == 3
-            assert await plain.map("add", [{"a": 1, "b": 2}, {"a": 3, "b": 4}], poll_interval=0.01) == [3, 7]
-            with pytest.raises(JobError, match="no luck"):
-                await plain.apply("fail", reason="no luck", poll_interval=0.01)
+class TestNames:
+    @pytest.mark.parametrize(("saqs", "ours"), [(RedisQueue, Queue), (SaqJob, Job), (saq.Worker, Worker)])
+    def test_each_is_there_takes_saqs_arguments_and_is_used_in_this_file(self, saqs: type, ours: type) -> None:
+        """A name or an argument that a new version of SAQ brings is missed here."""
+        text = Path(__file__).read_text()
+        for name in (name for name in dir(saqs) if not name.startswith("_") and name not in FIELDS):
+            assert re.search(rf"\b{name}\b", text), f"{saqs.__name__}.{name} is not tested"
+            theirs, mine = getattr(saqs, name), getattr(ours, name)
+            if callable(theirs) and mine is not theirs:
+                wanted, taken = inspect.signature(theirs).parameters, inspect.signature(mine).parameters
+                rest = any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values())
+                assert rest or list(wanted) == list(taken)[: len(wanted)], f"{name} takes other arguments"
 
-    async def test_saqs_abort_ends_a_job_that_waits_for_our_worker(self, queue: Queue, plain: RedisQueue) -> None:
-        """It does not run."""
-        job = await plain.enqueue("add", a=1, b=2)
-        assert job is not None
-        await job.abort("enough")
-        async with working(queue):
-            last = await queue.enqueue("add", a=1, b=2)
-            await ended(last)
-        await job.refresh()
-        assert (job.status, job.attempts) == (Status.ABORTED, 0)
+    def test_the_constructors_take_saqs_arguments(self, queue: Queue) -> None:
+        """Each by SAQ's name, with SAQ's default where none is given."""
+        own = Queue(queue.redis, name="mail", dump=str, load=eval, max_concurrent_ops=3, swept_error_message="gone")
+        assert (own.name, own.swept_error_message) == ("mail", "gone")
+        options: dict[str, Any] = dict.fromkeys(inspect.signature(saq.Worker).parameters)
+        options.update(functions=[], concurrency=3, timers={"abort": 2}, cron_jobs=(), cron_tz=None, burst=False)
+        options.update(queue=queue, dequeue_timeout=0, poll_interval=0, cancellation_hard_deadline_s=2.5)
+        assert Worker(**options).concurrency == 3
 
-    async def test_saqs_info_shows_our_worker_and_jobs(self, queue: Queue, plain: RedisQueue, gate: Gate) -> None:
-        """What its page shows."""
+
+class TestAsking:
+    async def test_job_jobs_and_iter_jobs(self, queue: Queue) -> None:
+        """One, several with gaps, all of some states."""
+        for key in ("a", "b"):
+            await add(queue, key)
+        b = await queue.job("b")
+        assert b is not None
+        await b.abort("enough")
+
+        assert await queue.job("none") is None
+        assert [job and job.key for job in await queue.jobs(["b", "none", "a"])] == ["b", None, "a"]
+        assert await queue.jobs([]) == []
+        assert {job.key async for job in queue.iter_jobs()} == {"a", "b"}
+        assert [job.key async for job in queue.iter_jobs(statuses=[Status.QUEUED], batch_size=1)] == ["a"]
+
+    async def test_info_and_count(self, queue: Queue) -> None:
+        """The numbers of the page, and its jobs page by page: active, waiting, then by due time."""
+        for number in range(9):
+            await add(queue, str(number), scheduled=DISTANT - number if number > 5 else 0)
+        await queue.claim(2, worker="w")
+        assert [await queue.count(kind) for kind in ("queued", "active", "incomplete")] == [4, 2, 9]
+        with pytest.raises(ValueError, match="unknown"):
+            await queue.count("everything")
+        info = await queue.info()
+        assert (info["name"], info["queued"], info["active"], info["scheduled"]) == ("default", 4, 2, 3)
+        assert info["jobs"] == []
+        pages = [(await queue.info(jobs=True, offset=start, limit=4))["jobs"] for start in (0, 4, 8, 12)]
+        assert [[job["key"] for job in page] for page in pages] == [list("0123"), list("4587"), ["6"], []]
+
+    async def test_worker_info_is_shown_and_runs_out(self, queue: Queue) -> None:
+        """The counters are those of the queue object: complete, failed, retried, aborted."""
         async with working(queue, metadata={"host": "here"}) as worker:
-            running = await queue.enqueue("held")
-            delayed = await queue.enqueue("add", a=1, b=2, scheduled=4_000_000_000)
-            await gate.entered()
-            await eventually(lambda: self._announced(plain))
-            info = await plain.info(jobs=True)
-            gate.open()
-            await ended(running)
-        assert delayed is not None
-        assert running is not None
-        assert info["workers"][worker.id]["metadata"] == {"host": "here"}
-        assert (info["queued"], info["active"], info["scheduled"]) == (0, 1, 1)
-        assert {job["key"] for job in info["jobs"]} == {running.key, delayed.key}
-
-    async def _announced(self, plain: RedisQueue) -> bool:
-        return bool((await plain.info())["workers"])
-
-
-class TestSaqsWorker:
-    async def test_it_runs_jobs_of_our_queue(self, queue: Queue) -> None:
-        """With our object in its hands: taken, marked, finished."""
-
-        async def add(ctx: dict[str, Any], *, a: int, b: int) -> int:
-            assert ctx["job"].queue is queue
-            return a + b
-
-        job = await queue.enqueue("add", a=1, b=2)
-        assert job is not None
-        async with saq_working(queue, ("add", add)):
-            assert await job.wait(10) == 3
+            await queue.apply("add", a=1, b=2)
+            with pytest.raises(JobError):
+                await queue.apply("fail", reason="no luck")
+            told = await worker.worker_info(ttl=30)
+            assert (told["queue_key"], told["metadata"]) == ("default", {"host": "here"})
+            found = (await queue.info())["workers"][worker.id]
+            assert {name: found["stats"][name] for name in ("complete", "failed")} == {"complete": 1, "failed": 1}
+        assert (queue.complete, queue.failed, queue.retried, queue.aborted) == (1, 1, 0, 0)
+        await queue.write_worker_info("other", told, ttl=30)
+        assert list((await queue.info())["workers"]) == ["other"]
         assert await left_behind(queue) == []
 
-    async def test_its_retries_and_failures_are_ours(self, queue: Queue) -> None:
-        """A job that fails there is run again, then failed, as its record says."""
-        attempts: list[int] = []
+    async def test_a_queue_knows_its_server_and_its_keys(self, queue: Queue, client: Client, job: Job[Any]) -> None:
+        """And closes its connections when it is told to."""
+        assert await queue.version() >= (6, 2)
+        assert queue.namespace("active") == "saq:default:active"
+        assert queue.job_id("one") == job.id == "saq:job:default:one"
+        assert queue.job_key_from_id(job.id) == "one"
+        own = Queue.from_url(client.settings.broker_url, settings=client.settings)
+        await own.connect()
+        assert own.loop is asyncio.get_running_loop()
+        assert await own.count("queued") == 1
+        await own.disconnect()
 
-        async def fail(ctx: dict[str, Any], *, reason: str) -> None:
-            attempts.append(ctx["job"].attempts)
-            raise LookupError(reason)
+    async def test_records_are_read_and_written_by_dump_and_load(self, queue: Queue, job: Job[Any]) -> None:
+        """``serialize``, ``deserialize`` and ``copy`` lose nothing."""
+        again = queue.deserialize(queue.serialize(job))
+        assert again is not None
+        assert again.to_dict() == queue.copy(job).to_dict() == job.to_dict()
+        assert queue.deserialize(None) is None
 
-        job = await queue.enqueue("fail", reason="no luck", retries=2)
-        async with saq_working(queue, ("fail", fail)):
-            await ended(job)
-        assert job is not None
-        assert (job.status, attempts) == (Status.FAILED, [1, 2])
-        assert await left_behind(queue) == []
+    async def test_the_health_check_counts_the_workers(self, client: Client) -> None:
+        """``saq --check`` fails where there is none."""
+        queues = [Queue.from_url(client.settings.broker_url, settings=client.settings) for _ in range(3)]
+        assert await async_check_health(queues[0]) == 1
+        async with working(queues[1]):
+            await eventually(lambda: self._announced(queues[1]))
+            assert await async_check_health(queues[2]) == 0
+        await queues[1].disconnect()
 
-    async def test_our_abort_reaches_its_jobs(self, queue: Queue) -> None:
-        """It looks at the record now and then."""
-        inside = asyncio.Event()
-
-        async def wait(ctx: dict[str, Any]) -> None:
-            inside.set()
-            await asyncio.Event().wait()
-
-        own = Queue(queue.redis, "default", settings=queue.settings)
-        job = await own.enqueue("wait")
-        assert job is not None
-        async with saq_working(own, ("wait", wait), timers={"abort": 0.01}):
-            await inside.wait()
-            await job.refresh()
-            await job.abort("enough")
-            await ended(job)
-        assert (job.status, job.error) == (Status.ABORTED, "enough")
-
-    async def test_both_workers_share_a_queue(self, queue: Queue, plain: RedisQueue) -> None:
-        """In a deployment that is under way, each job runs once, wherever."""
-        runs: list[int] = []
-
-        async def add(ctx: dict[str, Any], *, a: int, b: int) -> int:
-            runs.append(a)
-            return a + b
-
-        async with working(queue, [], registry=Registry()) as ours:
-            ours.functions["add"] = add
-            async with saq_working(plain, ("add", add)):
-                jobs = await asyncio.gather(*(queue.enqueue("add", a=n, b=0) for n in range(100)))
-                await ended(*jobs)
-        assert sorted(runs) == list(range(100))
-        assert [job.result for job in jobs if job] == list(range(100))
-        assert await left_behind(queue) == []
+    async def _announced(self, queue: Queue) -> bool:
+        return bool((await queue.info())["workers"])
 
 
-class TestMethods:
-    """Every public method of SAQ's queue and job, on our objects."""
-
+class TestSending:
     async def test_apply_and_map(self, queue: Queue) -> None:
         """Results in order; errors raised or returned; a time limit."""
         async with working(queue):
@@ -192,120 +164,40 @@ class TestMethods:
         with pytest.raises(TimeoutError):
             await queue.apply("add", a=1, b=2, timeout=0.05)
 
-    async def test_apply_answers_as_soon_as_the_job_has_ended(self, queue: Queue) -> None:
-        """SAQ's sleeps half a second more, and times out on a job that is done."""
-        async with working(queue):
-            assert await queue.apply("add", a=1, b=2, timeout=0.4, poll_interval=0.5) == 3
+    async def test_batch_aborts_its_jobs_if_it_fails(self, queue: Queue) -> None:
+        """And keeps them if it does not."""
+        async with queue.batch():
+            await add(queue, "kept")
 
-    async def test_job_jobs_and_iter_jobs(self, queue: Queue) -> None:
-        """One, several with gaps, all of some states."""
-        for key in ("a", "b"):
-            await queue.enqueue("add", key=key, a=1, b=2)
-        b = await queue.job("b")
-        assert b is not None
-        await b.abort("enough")
+        async def fail() -> None:
+            async with queue.batch():
+                await add(queue, "aborted")
+                raise LookupError
 
-        assert await queue.job("none") is None
-        assert [job and job.key for job in await queue.jobs(["b", "none", "a"])] == ["b", None, "a"]
-        assert {job.key async for job in queue.iter_jobs()} == {"a", "b"}
-        assert [job.key async for job in queue.iter_jobs(statuses=[Status.QUEUED])] == ["a"]
-        assert await queue.jobs([]) == []
-
-    async def test_info_and_count(self, queue: Queue) -> None:
-        """The numbers of the page."""
-        for number in range(3):
-            await queue.enqueue("add", a=1, b=2, scheduled=4_000_000_000 if number == 2 else 0)
-        await queue.claim(1, worker="w")
-        assert [await queue.count(kind) for kind in ("queued", "active", "incomplete")] == [1, 1, 3]
-        info = await queue.info(jobs=True)
-        assert (info["name"], info["queued"], info["active"], info["scheduled"]) == ("default", 1, 1, 1)
-        assert len(info["jobs"]) == 3
-
-    async def test_finish_and_retry_by_hand(self, queue: Queue) -> None:
-        """A program may end a job itself, and queue it again."""
-        job = await queue.enqueue("add", key="one", a=1, b=2)
-        assert job is not None
-        await job.finish(Status.COMPLETE, result=42)
-        await job.refresh()
-        assert (job.status, job.result) == (Status.COMPLETE, 42)
-        await job.retry("again")
-        async with working(queue):
-            await ended(job)
-        assert job.result == 3
-
-    async def test_listen_hears_every_change(self, queue: Queue) -> None:
-        """Until the callback has heard enough."""
-        heard: list[Status] = []
-        job = await queue.enqueue("add", key="one", a=1, b=2)
-        assert job is not None
-
-        def callback(key: str, status: Status) -> bool:
-            assert key == "one"
-            heard.append(status)
-            return status is Status.COMPLETE
-
-        listening = asyncio.create_task(queue.listen(["one"], callback, timeout=10))
-        await eventually(lambda: self._subscribed(queue))
-        async with working(queue):
-            await listening
-        assert heard[-1] is Status.COMPLETE
-        await queue._pubsub.close()
-
-    async def _subscribed(self, queue: Queue) -> bool:
-        return bool(await queue.redis.pubsub_numpat())
-
-    async def test_sweep_puts_back_what_a_dead_saq_worker_left(self, queue: Queue) -> None:
-        """SAQ's own method, for who calls it."""
-        await queue.enqueue("add", key="one", a=1, b=2, retries=2, timeout=1)
-        job = await queue.dequeue()
-        assert job is not None
-        await job.update(status=Status.ACTIVE, started=1)
-        assert await queue.sweep(lock=1, abort=0.01) == [job.id]
-        assert (await lists(queue))["queued"] == ["one"]
-        async with working(queue):
-            await ended(await queue.job("one"))
-        again = await queue.job("one")
-        assert again is not None
-        assert again.result == 3
-
-    async def test_sweep_leaves_a_job_alone_that_a_saq_worker_has_just_taken(self, queue: Queue) -> None:
-        """SAQ's sweep takes it for stuck: it then runs twice, or is ended while it runs."""
-        job = await queue.enqueue("add", key="one", a=1, b=2)
-        assert job is not None
-        assert await queue.dequeue() == job
-        assert await queue.sweep() == []
-        await job.update(status=Status.ACTIVE)
-        assert (await lists(queue))["active"] == ["one"]
-
-    async def test_saqs_sweep_stays_away_while_our_worker_lives(self, queue: Queue, plain: RedisQueue) -> None:
-        """It takes a job that has just been claimed for stuck, and would end it."""
-        async with working(queue):
-            job = await queue.enqueue("add", a=1, b=2)
-            await ended(job)
-            assert await plain.sweep() == []
-            assert await plain.schedule() == []
+        with pytest.raises(LookupError):
+            await fail()
+        assert (await lists(queue))["queued"] == ["kept"]
 
     async def test_before_enqueue_hooks_see_and_change_each_job(self, queue: Queue) -> None:
         """Until they are taken away."""
         seen: list[str] = []
 
         async def hook(job: SaqJob) -> None:
-            seen.append(job.function)
+            seen.append(job.key)
             job.meta["traced"] = True
 
         queue.register_before_enqueue(hook)
-        first = await queue.enqueue("add", a=1, b=2)
+        await add(queue, "first")
         queue.unregister_before_enqueue(hook)
-        second = await queue.enqueue("add", a=1, b=2)
-        assert first is not None
-        assert second is not None
-        assert seen == ["add"]
-        found = await queue.jobs([first.key, second.key])
-        assert [job.meta for job in found if job] == [{"traced": True}, {}]
+        await add(queue, "second")
+        assert seen == ["first"]
+        assert [job.meta for job in await queue.jobs(["first", "second"]) if job] == [{"traced": True}, {}]
 
-    async def test_job_enqueue_refresh_and_update(self, queue: Queue) -> None:
-        """The methods of a job that was built by hand."""
+    async def test_a_job_that_was_built_by_hand(self, queue: Queue) -> None:
+        """``enqueue``, ``get_queue``, ``update`` and ``refresh`` of a job of SAQ, which takes its key's record over."""
         job = SaqJob(function="add", kwargs={"a": 1, "b": 2}, key="one")
+        with pytest.raises(TypeError, match="must be associated"):
+            job.get_queue()
         await job.enqueue(queue)
         same = SaqJob(function="add", kwargs={"a": 5, "b": 5}, key="one")
         await same.enqueue(queue)
@@ -313,11 +205,164 @@ class TestMethods:
         await job.update(meta={"step": 1})
         await same.refresh()
         assert same.meta == {"step": 1}
+        async with working(queue):
+            await same.refresh(until_complete=5)
+        assert same.result == 3
 
-    async def test_a_queue_knows_its_server(self, queue: Queue, client: Client) -> None:
-        """And closes its connections when it is told to."""
-        assert await queue.version() >= (6, 2)
-        own = Queue.from_url(client.settings.broker_url, settings=client.settings)
-        await own.connect()
-        assert await own.count("queued") == 0
-        await own.disconnect()
+    async def test_refresh_says_so_if_the_job_is_gone_or_late(self, queue: Queue, job: Job[Any]) -> None:
+        """As SAQ does: ``RuntimeError``, and ``TimeoutError`` after the seconds that it was given."""
+        with pytest.raises(TimeoutError):
+            await job.refresh(0.05)
+        await queue.redis.delete(job.id)
+        with pytest.raises(RuntimeError):
+            await job.refresh()
+
+
+class TestChanging:
+    async def test_finish_and_retry_by_hand(self, queue: Queue, job: Job[Any]) -> None:
+        """A program may end a job itself, and queue it again."""
+        await job.finish(Status.COMPLETE, result=42)
+        await job.refresh()
+        assert (job.status, job.result, job.progress, queue.complete) == (Status.COMPLETE, 42, 1.0, 1)
+        await queue.retry(job, "again")
+        async with working(queue):
+            await ended(job)
+        assert job.result == 3
+
+    async def test_a_job_of_a_worker_that_steps_by_hand_is_aborted_in_two_steps(self, queue: Queue) -> None:
+        """``abort`` and ``finish_abort``, as SAQ's worker has it."""
+        await add(queue)
+        job = await queue.dequeue(timeout=1)
+        assert job is not None
+        await job.update(status=Status.ACTIVE)
+        await job.abort("enough")
+        assert (await queue.job("one")).status is Status.ABORTING  # type: ignore[union-attr]
+        await queue.finish_abort(job)
+        found = await queue.job("one")
+        assert found is not None
+        assert (found.status, found.error, queue.aborted) == (Status.ABORTED, "enough", 1)
+        assert await queue.redis.exists(job.abort_id) == 0
+        assert await left_behind(queue) == []
+
+    async def test_listen_hears_every_change(self, queue: Queue, job: Job[Any]) -> None:
+        """Until the callback, which may be a coroutine function, has heard enough; ``notify`` is a change."""
+        heard: list[Status] = []
+
+        async def callback(key: str, status: Status) -> bool:
+            assert key == "one"
+            heard.append(status)
+            return status is Status.COMPLETE
+
+        listening = asyncio.create_task(queue.listen(["one"], callback, timeout=10))
+        await eventually(lambda: queue.redis.publish(job.id, "active"))
+        await queue.notify(job)
+        async with working(queue):
+            await listening
+        assert [heard[0], heard[1], heard[-1]] == [Status.ACTIVE, Status.QUEUED, Status.COMPLETE]
+        with pytest.raises(TimeoutError):
+            await queue.listen(["none"], callback, timeout=0.05)
+
+    async def test_schedule_queues_what_is_due(self, queue: Queue) -> None:
+        """And answers with the ids; whoever holds SAQ's lock is alone with it."""
+        for key, scheduled in (("due", time.time() - 1), ("late", DISTANT)):
+            await add(queue, key, scheduled=scheduled)
+        assert await queue.schedule() == [queue.job_id("due")]
+        assert await queue.schedule() == []
+        assert (await lists(queue))["queued"] == ["due"]
+
+    async def test_sweep_puts_back_what_a_dead_program_left(self, queue: Queue) -> None:
+        """A job that is over its time, and that none of our workers has claimed."""
+        await add(queue, retries=2, timeout=1)
+        job = await queue.dequeue()
+        assert job is not None
+        await job.update(status=Status.ACTIVE, started=1)
+        assert job.stuck
+        assert job.retryable
+        assert await queue.sweep(lock=1, abort=0.01) == [job.id]
+        assert (await lists(queue))["queued"] == ["one"]
+
+    async def test_nobody_sweeps_or_schedules_while_our_worker_does(self, queue: Queue, job: Job[Any]) -> None:
+        """SAQ's own methods find its locks taken."""
+        plain = RedisQueue(queue.redis, "default")
+        async with working(queue):
+            await ended(job)
+            assert await plain.sweep() == await plain.schedule() == []
+
+
+class TestFacts:
+    async def test_of_a_job(self, queue: Queue, job: Job[Any]) -> None:
+        """``info``, ``duration``, ``replace`` and the delay of the next attempt."""
+        async with working(queue):
+            await ended(job)
+        assert job.info().startswith("Job<function: add, ")
+        assert "kwargs" in job.info(full=True)
+        assert job.duration("total") == job.duration("start") + job.duration("process")  # type: ignore[operator]
+        assert job.duration("running") >= 0  # type: ignore[operator]
+        other = Job("other", queue=queue)
+        other.replace(job)
+        assert other.to_dict() == job.to_dict()
+        assert Job("f", retry_delay=2.5, attempts=3).next_retry_delay() == 2.5
+
+
+async def note(ctx: dict[str, Any], *, number: int) -> int:
+    """Give a number back, as a function that SAQ calls."""
+    assert isinstance(ctx["worker"], Worker)
+    return number
+
+
+@pytest.fixture
+async def plain_queue(queue: Queue) -> AsyncIterator[Queue]:
+    """The same queue for a program that knows no tasks."""
+    yield (own := Queue(queue.redis, "default", settings=queue.settings))
+    await own.line.close()
+
+
+class TestWorkers:
+    async def test_one_that_is_stepped_by_hand(self, plain_queue: Queue) -> None:
+        """``process`` takes one job and runs it to its end, as programs' own tests have it."""
+        worker = Worker(plain_queue, [note], dequeue_timeout=0.05)
+        for number in (1, 2):
+            await plain_queue.enqueue("note", key=str(number), number=number)
+        assert [await worker.process() for _ in range(3)] == [True, True, False]
+        assert [job.result for job in await plain_queue.jobs(["1", "2"]) if job] == [1, 2]
+        assert await left_behind(plain_queue) == []
+
+    async def test_its_duties_can_be_stepped_by_hand(self, plain_queue: Queue) -> None:
+        """``schedule`` queues cron jobs, ``abort`` looks after running ones, ``upkeep`` starts all of it."""
+        worker = Worker(plain_queue, cron_jobs=[CronJob(note, cron="0 0 1 1 *", kwargs={"number": 1})])
+        await worker.schedule()
+        assert (await lists(plain_queue))["incomplete"] == ["cron:note"]
+        await worker.abort(1)
+        duties = await worker.upkeep()
+        await eventually(lambda: self._announced(plain_queue, worker))
+        worker.event.set()
+        for duty in duties:
+            duty.cancel()
+        await asyncio.gather(*duties, return_exceptions=True)
+
+    async def _announced(self, queue: Queue, worker: Worker) -> bool:
+        return worker.id in (await queue.info())["workers"]
+
+    async def test_a_hook_that_fails_once_does_not_end_a_job_that_has_attempts_left(self, queue: Queue) -> None:
+        """``before_process`` is part of the attempt."""
+
+        async def before(ctx: dict[str, Any]) -> None:
+            if ctx["job"].attempts == 1:
+                raise LookupError
+
+        job = await add(queue, retries=2, retry_delay=0)
+        async with working(queue, before_process=before):
+            await ended(job)
+        assert (job.status, job.attempts) == (Status.COMPLETE, 2)
+
+    async def test_start_stop_and_signals(self, plain_queue: Queue) -> None:
+        """A subclass chooses its ``SIGNALS``; ``stop`` ends ``start``."""
+
+        class Own(Worker):
+            SIGNALS: ClassVar[list[Any]] = []
+
+        worker = Own(plain_queue, [note])
+        running = asyncio.create_task(worker.start())
+        assert await plain_queue.apply("note", number=3) == 3
+        await worker.stop()
+        await running

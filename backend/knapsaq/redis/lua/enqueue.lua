@@ -29,7 +29,7 @@ local function due_second(score)
   return string.format('%.3f', now / 1000 + tonumber(string.sub(score, 2)))
 end
 
-local accepted, seen = {}, {}
+local accepted, seen, taken = {}, {}, {}
 local stored, scored, pushed = {}, {}, {}
 local delayed = false
 for i = 1, count do
@@ -44,12 +44,7 @@ for i = 1, count do
     stored[#stored + 1] = job
     stored[#stored + 1] = payload
     if once == '1' then call('SET', marks[i], 1, 'EX', MARKED_SECONDS) end
-    -- What an earlier job of this key has left behind, as after it was ended by hand or by a program of SAQ.
-    if some_left then
-      call('HDEL', claims, job)
-      call('HDEL', aborts, job)
-      call('HDEL', crashes, job)
-    end
+    taken[#taken + 1] = job
     score = due_second(score)
     if tonumber(score) > 0 then
       delayed = true
@@ -62,9 +57,15 @@ for i = 1, count do
   end
 end
 
-if #stored > 0 then
+if #taken > 0 then
   call('MSET', unpack(stored))
   call('ZADD', incomplete, unpack(scored))
+  -- What earlier jobs of these keys have left behind, as after they were ended by hand or by a program of SAQ.
+  if some_left then
+    for _, key in ipairs({ claims, aborts, crashes }) do
+      call('HDEL', key, unpack(taken))
+    end
+  end
 end
 if #pushed > 0 then call('RPUSH', queued, unpack(pushed)) end
 -- A push wakes blocked workers by itself; a new due time has to be told.
