@@ -14,7 +14,6 @@ import asyncio
 import functools
 import inspect
 import math
-import random
 import threading
 import traceback
 from collections.abc import Callable, Mapping
@@ -29,7 +28,7 @@ from knapsaq.codec import copied, to_json_types, utf8
 from knapsaq.context import Context
 from knapsaq.deadline import Deadline
 from knapsaq.errors import InvalidArgumentsError, TaskDefinitionError, TaskTimeoutError, UnknownTaskError
-from knapsaq.job import META_KEY, UNKNOWN_SINCE, Job
+from knapsaq.job import META_KEY, UNKNOWN_SINCE, Job, backed_off
 from knapsaq.outcomes import Aborted, Dead, Discard, Failed, Outcome, Released, Retried, Retry, Succeeded
 from knapsaq.providers import NOTHING, Injector, Plan
 from knapsaq.registry import Registry
@@ -38,7 +37,6 @@ from knapsaq.task import Task
 from knapsaq.timing import now_ms
 
 MAX_ERROR_CHARACTERS = 16_384
-UNLIMITED_BACKOFF = 24 * 3600.0
 NEVER_RETRIED = (InvalidArgumentsError, TaskDefinitionError)
 FIRST_UNKNOWN_DELAY, LONGEST_UNKNOWN_DELAY = 1.0, 30.0  # seconds for which a job of an unknown task is put back
 NONE_PROVIDED: Mapping[str, Any] = {}
@@ -254,18 +252,10 @@ def _stored(job: Job[Any], result: Any) -> tuple[Any, str | None]:
 
 
 def _delay(task: Task[..., Any, Any] | None, job: Job[Any]) -> float:
-    """Return the seconds until the next attempt: doubled with each one, drawn from the upper half of that.
-
-    Source: "equal jitter", M. Brooker, AWS Architecture Blog, 2015.
-    """
-    source = job if task is None or job.retries > 1 else task.options
-    delay = float(source.retry_delay)
-    if source.retry_backoff is not False:
-        longest = UNLIMITED_BACKOFF if source.retry_backoff is True else float(source.retry_backoff)
-        delay = min(longest, delay * 2.0 ** min(job.attempts - 1, 60))
-    if task is None or task.options.retry_jitter:
-        delay *= random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, keeps no secret
-    return delay
+    if task is None:
+        return job.next_retry_delay()
+    source = job if job.retries > 1 else task.options
+    return backed_off(source.retry_delay, source.retry_backoff, job.attempts, jitter=task.options.retry_jitter)
 
 
 def _text(error: BaseException) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import binascii
 import dataclasses
 import os
+import random
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
@@ -26,9 +27,27 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 
 META_KEY = "knapsaq"
+UNLIMITED_BACKOFF = 24 * 3600.0
 SIGNS = bytes.maketrans(b"+/", b"az")
 UNKNOWN_SINCE = "unknown_since"  # among the extras: the millisecond at which a worker first did not know the task
 FIELDS = frozenset(field.name for field in dataclasses.fields(SaqJob))
+
+
+def backed_off(delay: float, backoff: bool | float, attempts: int, *, jitter: bool) -> float:
+    """Return the seconds until the next attempt: with ``backoff`` doubled with each one, up to a day or to a number.
+
+    Args:
+        delay: The seconds until the second attempt.
+        backoff: True, False, or the longest delay.
+        attempts: How many there were.
+        jitter: Whether they are drawn from the upper half of that.
+
+    Source: "equal jitter", M. Brooker, AWS Architecture Blog, 2015.
+    """
+    if backoff is not False:
+        longest = UNLIMITED_BACKOFF if backoff is True else float(backoff)
+        delay = min(longest, delay * 2.0 ** min(max(attempts, 1) - 1, 60))
+    return float(delay * random.uniform(0.5, 1.0) if jitter else delay)  # noqa: S311 - spreads load, keeps no secret
 
 
 def new_key() -> str:
@@ -129,6 +148,11 @@ class Job(SaqJob, Generic[R]):
     def replace(self, job: SaqJob) -> None:
         """Take over all fields of another job."""
         self.__dict__.update((name, value) for name, value in vars(job).items() if name in FIELDS)
+
+    def next_retry_delay(self) -> float:
+        """Return the seconds until the next attempt; with a backoff, not less than half of them by chance."""
+        backoff = self.retry_backoff
+        return backed_off(self.retry_delay, backoff, self.attempts, jitter=backoff is not False)
 
     async def retry(self, error: str | None = None) -> None:
         """Run an ended job again, from its first attempt; nothing happens to one that has not ended."""

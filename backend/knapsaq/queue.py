@@ -33,7 +33,7 @@ from knapsaq import events
 from knapsaq.batching import Batcher
 from knapsaq.dead_letters import DeadJob, DeadLetters
 from knapsaq.errors import InvalidArgumentsError, JobMissingError, PayloadTooLargeError, UnknownTaskError
-from knapsaq.job import FIELDS, Job
+from knapsaq.job import FIELDS, Job, new_key
 from knapsaq.options import CallOptions
 from knapsaq.reading import ReadingQueue
 from knapsaq.redis import scripts
@@ -172,6 +172,8 @@ class Queue(ReadingQueue):
             msg = f"Job {job} registered to a different queue"
             raise ValueError(msg)
         fields = job.__dict__
+        if fields["key"] is None:  # SAQ's programs write it where they want none in particular
+            fields["key"] = new_key()
         fields["queue"], fields["queued"], fields["status"] = self, now_ms(), Status.QUEUED
         if fields["timeout"] is None:
             limit = self.settings.task_timeout
@@ -274,7 +276,7 @@ class Queue(ReadingQueue):
         elif status is None:
             stored = await self.job(job.key)
             status = stored.status if stored else None
-        job.status = status or job.status
+        job.status = Status(status or job.status)  # the HTTP proxy hands in its text
         ended = int(knows_end and job.status in TERMINAL_STATUSES)
         args = [self.serialize(job), ended, job.status.value, token]
         await scripts.update(self.line, [self.keys.incomplete, self.keys.claims, job.id], args)
@@ -350,7 +352,10 @@ class Queue(ReadingQueue):
         return await self.submit(cast("Job[Any]", job))
 
     async def _result(self, job: Job[Any], return_exceptions: bool) -> Any:
-        await self.wait_ended(job, None)
+        try:
+            await self.wait_ended(job, None)
+        except JobMissingError:  # it keeps no result; as in SAQ
+            return None
         if job.status is Status.COMPLETE:
             return self.decode_result(job)
         if not return_exceptions:

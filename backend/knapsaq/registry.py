@@ -8,7 +8,7 @@ them, the worker to run them. Importing does no I/O.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, Unpack, cast, overload
@@ -278,3 +278,19 @@ def get_registry() -> Registry:
 
 task: Decorator = _registry.task
 scheduled_task = _registry.scheduled_task
+
+
+def refuse_duplicates(functions: Collection[Any]) -> None:
+    """Refuse two functions of one name, of which SAQ's worker keeps one or the other.
+
+    Args:
+        functions: What a worker is given: functions, or names with functions.
+
+    Raises:
+        DuplicateTaskError: Two of them have one name.
+    """
+    named: dict[str, Any] = {}
+    for entry in functions:
+        name, function = entry if isinstance(entry, tuple) else (entry.__qualname__, entry)
+        if named.setdefault(name, function) is not function:
+            raise DuplicateTaskError(name, repr(named[name]), repr(function))

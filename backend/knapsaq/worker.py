@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
@@ -34,7 +35,7 @@ from knapsaq.liveness import LeaseKeeper
 from knapsaq.outcomes import Aborted, Dead, Failed, Outcome, Released, Retried, Succeeded
 from knapsaq.providers import Injector
 from knapsaq.queue import Queue
-from knapsaq.registry import Registry
+from knapsaq.registry import Registry, refuse_duplicates
 from knapsaq.running import Running
 from knapsaq.settings import Settings
 from knapsaq.timing import now_ms
@@ -77,6 +78,7 @@ class Worker(SaqWorker[Any]):
             msg = f"a knapsaq Worker needs a knapsaq Queue, not {queue!r}"
             raise TypeError(msg)
         self.settings = settings or queue.settings
+        refuse_duplicates(functions)
         super().__init__(queue, functions, concurrency=concurrency or self.settings.concurrency, **saq_options)
         self.registry = registry or queue.registry or Registry()
         tasks = self.registry.get_all_tasks()
@@ -85,6 +87,7 @@ class Worker(SaqWorker[Any]):
         self._injector = Injector(tasks)
         self._executor = Executor(self.registry, self._injector, self.settings, self.functions, self.concurrency)
         self._scheduler = Scheduler(queue, [t for t in tasks if t.schedules and t.options.queue == queue.name])
+        self._crons = CronJobs(queue, self.cron_jobs, self.cron_tz)
         self._rescuer = Rescuer(queue)
         self._running: dict[str, Running] = {}
         self._begun: list[Running] = []
@@ -312,12 +315,12 @@ class Worker(SaqWorker[Any]):
         self._signal.set()
 
     def _duties(self) -> list[Coroutine[Any, Any, None]]:
-        timers, crons = self.timers, CronJobs(self.queue, self.cron_jobs, self.cron_tz)
+        timers = self.timers
         return [
             repeat("the rescuer", self._rescue_when_expired, 0),
             repeat("the listener", self._wakeup.listen, 0),
             repeat("the scheduler", self._scheduler.run_once, SCHEDULE_SECONDS),
-            *([repeat("SAQ's cron jobs", crons.run_once, timers["schedule"])] if self.cron_jobs else ()),
+            *([repeat("SAQ's cron jobs", self._crons.run_once, timers["schedule"])] if self.cron_jobs else ()),
             repeat("the sweeper", self.queue.sweeper.run_once, timers["sweep"]),
             repeat("the overseer", self._oversee, timers["abort"]),
             repeat("worker info", lambda: self.worker_info(timers["worker_info"] * 3), timers["worker_info"]),
@@ -344,6 +347,45 @@ class Worker(SaqWorker[Any]):
                     stored = await self.queue.job(running.claim.job.key)
                     reason = stored.error if stored else None
                     running.interrupt(Aborted(reason or "somebody else has ended it"))
+
+    async def schedule(self, lock: int = 1) -> None:
+        """Queue what is due soon, as the worker itself does all the time; for programs that step it by hand."""
+        await self._scheduler.run_once()
+        await self._crons.run_once()
+        await self.queue.schedule(lock)
+
+    async def process(self) -> bool:
+        """Take one job and run it to its end, for programs that step a worker by hand.
+
+        Returns:
+            Whether there was one within ``dequeue_timeout`` seconds; 0 waits until there is.
+        """
+        try:
+            if not (claims := await self._claim_one()):
+                return False
+            await self._injector.open()
+            self._begin(claims[0])
+            await self.queue.advance(self.id, self._stamps(), 0)
+            await asyncio.gather(*self.tasks)
+            async with self._stop_lock:
+                while self._exchange.pending:
+                    await self._exchange.next(0)
+        finally:
+            await self._wakeup.close()
+            await self._injector.close()
+            await self.queue.redis.zrem(self.queue.keys.leases, self.id)
+        return True
+
+    async def _claim_one(self) -> list[Claim]:
+        loop = asyncio.get_running_loop()
+        end = loop.time() + (self.dequeue_timeout or math.inf)
+        while not (claims := await self.queue.claim(1, worker=self.id)) and loop.time() < end:
+            self._signal.clear()
+            self._wakeup.watch()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(BLOCK_SECONDS, end - loop.time())):
+                    await self._signal.wait()
+        return claims
 
     async def _rescue_when_expired(self) -> None:
         await self._expired.wait()

@@ -318,8 +318,11 @@ async def plain_queue(queue: Queue) -> AsyncIterator[Queue]:
 
 
 class TestWorkers:
-    async def test_one_that_is_stepped_by_hand(self, plain_queue: Queue) -> None:
-        """``process`` takes one job and runs it to its end, as programs' own tests have it."""
+    async def test_one_that_is_stepped_by_hand(self, queue: Queue, plain_queue: Queue, job: Job[Any]) -> None:
+        """``process`` takes one job and runs it to its end, as programs' own tests have it; tasks of ours too."""
+        assert await Worker(queue).process()
+        await job.refresh()
+        assert job.result == 3
         worker = Worker(plain_queue, [note], dequeue_timeout=0.05)
         for number in (1, 2):
             await plain_queue.enqueue("note", key=str(number), number=number)

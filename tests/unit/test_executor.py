@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from knapsaq import Context, Discard, Job, Registry, Retry, Settings
 from knapsaq.errors import TaskTimeoutError
-from knapsaq.executor import MAX_ERROR_CHARACTERS, UNLIMITED_BACKOFF, Executor
-from knapsaq.job import META_KEY, UNKNOWN_SINCE
+from knapsaq.executor import MAX_ERROR_CHARACTERS, Executor
+from knapsaq.job import META_KEY, UNKNOWN_SINCE, UNLIMITED_BACKOFF
 from knapsaq.outcomes import Aborted, Dead, Failed, Outcome, Released, Retried, Succeeded
 from knapsaq.providers import Injector
 from knapsaq.timing import now_ms

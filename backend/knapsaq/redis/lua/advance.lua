@@ -15,6 +15,7 @@ want, last_chance = tonumber(want), tonumber(last_chance)
 local OWN_KEYS = 10
 local OWN_ARGS = 6
 local DUE_AT_ONCE = 1000
+local LOOKED_AT_ONCE = 10000
 local APART_SECONDS = 0.1
 local ABORTED_SECONDS = 3600
 local call = redis.call
@@ -140,8 +141,9 @@ local function is_suspect(job)
 end
 
 local claimed = {}
+local looked_at = 0
 local ids = want > 0 and call('LPOP', queued, want) or nil
-if ids then
+while ids do
   local payloads = call('MGET', unpack(ids))
   local scores = call('ZMSCORE', incomplete, unpack(ids))
   local held = call('HMGET', claims, unpack(ids))
@@ -189,6 +191,10 @@ if ids then
     call('RPUSH', active, unpack(taken))
     call('HSET', claims, unpack(entries))
   end
+  -- Where nobody can run an id, the next one takes its place.
+  looked_at = looked_at + #ids
+  want = #taken < #ids and looked_at < LOOKED_AT_ONCE and want - #taken or 0
+  ids = want > 0 and call('LPOP', queued, want) or nil
 end
 
 local wanted_aborts = {}
