@@ -82,7 +82,7 @@ floors: $(READY) ## Check that imports point down the floors
 bench: $(READY) ## Measure Knapsaq beside SAQ; with PEERS=1 beside six more systems too (ARGS=--help lists the options)
 	@PEERS="$(PEERS)" $(PYTHON) -m benchmarks $(ARGS)
 
-chaos: $(READY) ## Run the long form of the fault tests: killed workers, lost servers, a soak; some 10 minutes
+chaos: $(READY) ## Run the long form of the fault tests: killed workers, lost servers, a soak; some 15 minutes
 	@KNAPSAQ_CHAOS=long $(PYTHON) -m pytest tests/chaos $(ARGS)
 
 ##@ Tidy

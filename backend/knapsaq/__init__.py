@@ -6,7 +6,6 @@ The public names; everything else is found in the modules that they come from.
 from __future__ import annotations
 
 from knapsaq.client import Client, connect
-from knapsaq.codec import INJECTED
 from knapsaq.context import Context
 from knapsaq.dead_letters import DeadJob
 from knapsaq.errors import (
@@ -40,6 +39,7 @@ from knapsaq.queue import Queue
 from knapsaq.registry import Registry, get_registry, scheduled_task, task
 from knapsaq.schedules import Schedule
 from knapsaq.settings import Settings
+from knapsaq.signature import INJECTED
 from knapsaq.task import Task
 from knapsaq.worker import Worker
 

@@ -30,7 +30,7 @@ from knapsaq.job import Job, Record
 from knapsaq.outcomes import Dead, Failed, Outcome, Released, Retried, Succeeded
 from knapsaq.redis import scripts
 from knapsaq.redis.keys import Keys
-from knapsaq.redis.line import shared_line
+from knapsaq.redis.line import shared_line, text
 from knapsaq.registry import Registry
 from knapsaq.settings import TEN_YEARS, Settings
 from knapsaq.timing import now_ms
@@ -142,7 +142,7 @@ class ClaimingQueue(RedisQueue):
         claims: list[Claim] = []
         unreadable: list[Settlement] = []
         for raw_id, payload, deaths in zip(claimed[::3], claimed[1::3], claimed[2::3], strict=True):
-            job_id = raw_id.decode()
+            job_id = text(raw_id)
             try:
                 job = self._decoded(payload, job_id)
             except Exception as error:  # noqa: BLE001 - whatever the bytes are, only this record is affected
@@ -150,9 +150,9 @@ class ClaimingQueue(RedisQueue):
                 unreadable.append(self._buried(job_id, token, f"its record cannot be read: {error}"))
                 continue
             job.token = token
-            claims.append(Claim(job_id, job, token, deaths.decode()))
+            claims.append(Claim(job_id, job, token, text(deaths)))
         wait = max(0.0, float(next_due) - now / 1000) if next_due else None
-        reasons = {job_id.decode(): text.decode() for job_id, text in zip(aborts[::2], aborts[1::2], strict=True)}
+        reasons = {text(job_id): utf8(text(why)) for job_id, why in zip(aborts[::2], aborts[1::2], strict=True)}
         return Advance(claims, settled, wait, reasons, unreadable)
 
     async def claim(self, n: int, *, worker: str) -> list[Claim]:
@@ -174,11 +174,11 @@ class ClaimingQueue(RedisQueue):
         lost = {
             job_id: token
             for job_id, token in (await redis.hgetall(self.keys.claims)).items()
-            if belongs_to(token, worker) and job_id.decode() not in known
+            if belongs_to(token, worker) and text(job_id) not in known
         }
         payloads = await redis.mget(lost) if lost else ()
         return [
-            Settlement(job_id.decode(), token.decode(), "release", payload, 0, "queued")
+            Settlement(text(job_id), token.decode(), "release", payload, 0, "queued")
             for (job_id, token), payload in zip(lost.items(), payloads, strict=True)
             if payload
         ]
@@ -212,7 +212,7 @@ class ClaimingQueue(RedisQueue):
         return Settlement(job_id, token, "bury", record, self.settings.result_ttl, "failed")
 
     def _bare(self, job_id: str, function: str, status: Status, error: str) -> bytes | str:
-        key = self.job_key_from_id(job_id)
+        key = utf8(self.job_key_from_id(job_id))
         return self.serialize(Job(function, key=key, queue=self, status=status, error=error))
 
     def _settlement(self, claim: Claim, outcome: Outcome) -> Settlement:

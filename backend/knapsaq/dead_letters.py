@@ -17,6 +17,7 @@ from knapsaq.job import META_KEY, UNKNOWN_SINCE, Job
 from knapsaq.redis import scripts
 from knapsaq.timing import from_ms
 
+LATEST_MS = 253_402_300_799_000  # the end of the year 9999
 RUN_FIELDS = ("status", "attempts", "started", "completed", "touched", "progress", "error", "result", "worker_id")
 
 
@@ -57,7 +58,7 @@ class DeadLetters:
         records = await execute("HMGET", keys.dead_records, *ids)
         reasons = await execute("HMGET", keys.dead_reasons, *ids)
         return [
-            self._letter(job_id.decode(), float(score), record or b"", reason or b"")
+            self._letter(job_id, float(score), record or b"", reason or b"")
             for job_id, score, record, reason in zip(ids, scores, records, reasons, strict=True)
         ]
 
@@ -75,26 +76,38 @@ class DeadLetters:
 
     async def discard(self, keys: tuple[str, ...]) -> int:
         """Forget dead jobs and return how many that were."""
-        own = self._queue.keys
-        ids = [self._queue.job_id(key) for key in keys]
+        own, execute = self._queue.keys, self._queue.line.execute
+        ids = await self._ids(keys)
         if not ids:
             return 0
-        async with self._queue.redis.pipeline(transaction=True) as pipe:
-            pipe.zrem(own.dead, *ids)
-            pipe.hdel(own.dead_records, *ids)
-            pipe.hdel(own.dead_reasons, *ids)
-            return int((await pipe.execute())[0])
+        await execute("HDEL", own.dead_records, *ids)
+        await execute("HDEL", own.dead_reasons, *ids)
+        return int(await execute("ZREM", own.dead, *ids))
 
-    def _letter(self, job_id: str, died_ms: float, record: bytes, reason: bytes) -> DeadJob:
-        text, *deaths = reason.decode(errors="backslashreplace").split("\n")
+    async def _ids(self, keys: tuple[str, ...]) -> list[bytes]:
+        """Return the ids of dead jobs, those that nobody could have made among them."""
+        own, execute = self._queue.keys, self._queue.line.execute
+        ids = [self._queue.job_id(key).encode() for key in keys]
+        dead = await execute("ZMSCORE", own.dead, *ids) if ids else []
+        strange = {key for key, score in zip(keys, dead, strict=True) if score is None}
+        all_ids = await execute("ZRANGE", own.dead, 0, -1) if strange else []
+        return ids + [job_id for job_id in all_ids if self._key(job_id) in strange]
+
+    def _key(self, job_id: bytes) -> str:
+        shown = job_id.decode(errors="backslashreplace")
+        return shown.removeprefix(self._queue.job_id("")) or shown
+
+    def _letter(self, job_id: bytes, died_ms: float, record: bytes, reason: bytes) -> DeadJob:
+        why, *deaths = reason.decode(errors="backslashreplace").split("\n")
         history = tuple(_death(line) for line in deaths if line)
-        key = self._queue.job_key_from_id(job_id)
-        return DeadJob(key, _function(record), text, record, from_ms(int(died_ms)), history)
+        died_at = from_ms(int(min(max(died_ms, 0), LATEST_MS)))
+        return DeadJob(self._key(job_id), _function(record), why, record, died_at, history)
 
 
 def _death(line: str) -> str:
     moment, _, worker = line.partition(" ")
-    return f"{from_ms(int(moment)).isoformat(timespec='milliseconds')} worker {worker} died"
+    when = from_ms(int(moment)).isoformat(timespec="milliseconds") if moment.isdigit() else moment
+    return f"{when} worker {worker} died"
 
 
 def _function(record: bytes) -> str | None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -59,6 +60,7 @@ class LeaseKeeper(threading.Thread):
         self._redis = _blocking_client(queue.redis)
         self._lease_ms = int(queue.settings.lease * 1000)
         self._away = False
+        self._others_have_until = 0.0
         self._given_up = False
         self.stall_limit = queue.settings.loop_stall_limit
         self.job_of: Callable[[asyncio.Task[Any]], Job[Any] | None] = lambda _task: None
@@ -85,7 +87,7 @@ class LeaseKeeper(threading.Thread):
             [keys.leases, keys.saq_sweep_lock, keys.saq_schedule_lock, keys.queued, keys.incomplete],
             [self._queue.now_argument, self._worker, self._lease_ms],
         )
-        if expired:
+        if expired and time.monotonic() >= self._others_have_until:
             self._on_expired()
         if waits:
             self._on_work()
@@ -99,6 +101,8 @@ class LeaseKeeper(threading.Thread):
                 if not self._away:
                     events.broker_lost(f"lease of worker {self._worker}", error)
                 self._away = True
+                # After an outage the others need as long as we to renew their leases.
+                self._others_have_until = time.monotonic() + self._lease_ms / 1000
                 continue
             if self._away:
                 events.broker_back(f"lease of worker {self._worker}")

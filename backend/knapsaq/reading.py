@@ -12,21 +12,24 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
+from contextlib import suppress
 from typing import Any, cast
 
+import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import AuthenticationError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from saq.job import TERMINAL_STATUSES, Status
-from saq.types import QueueInfo
+from saq.types import QueueInfo, WorkerInfo
 
 from knapsaq.batching import Batcher
 from knapsaq.claims import ClaimingQueue
 from knapsaq.errors import BrokerError, JobMissingError
 from knapsaq.job import Job
 from knapsaq.redis.connection import broker_errors
+from knapsaq.timing import now_ms
 from knapsaq.waiting import News, shared_pushes
 
 READ_A_CALL = 1000
@@ -65,13 +68,42 @@ class ReadingQueue(ClaimingQueue):
 
     async def info(self, jobs: bool = False, offset: int = 0, limit: int = 10) -> QueueInfo:
         """Return the workers, the counts and, if wanted, a page of jobs: active, then waiting, then delayed ones."""
-        info = await super().info()
-        if jobs:
-            found = await self.jobs([self.job_key_from_id(job_id) for job_id in await self._page(offset, limit)])
-            info["jobs"] = [job.to_dict() for job in found if job is not None]
-        return info
+        queued, active = await self.count("queued"), await self.count("active")
+        ids = await self._page(offset, limit) if jobs else []
+        found = [self.deserialize(payload) for payload in (await self._read(ids) if ids else ())]
+        return {
+            "workers": await self._workers(),
+            "name": self.name,
+            "queued": queued,
+            "active": active,
+            "scheduled": await self.count("incomplete") - queued - active,
+            "jobs": [job.to_dict() for job in found if job is not None],
+        }
 
-    async def _page(self, offset: int, limit: int) -> list[str]:
+    async def _workers(self) -> dict[str, WorkerInfo]:
+        keys = await self.line.execute("ZRANGEBYSCORE", self._stats, now_ms(), "+inf")
+        infos = await self.line.execute("MGET", *keys) if keys else []
+        workers: dict[str, WorkerInfo] = {}
+        for key, info in zip(keys, infos, strict=True):
+            with suppress(ValueError):  # what nobody can read is not shown
+                workers[key.decode().rpartition(":")[2]] = msgspec.json.decode(info or b"", type=WorkerInfo)
+        return workers
+
+    async def iter_jobs(
+        self, statuses: Collection[Status] = tuple(Status), batch_size: int = 100
+    ) -> AsyncIterator[Job[Any]]:
+        """Yield all jobs of some statuses, ended ones included, in no order; it goes through the whole database."""
+        cursor: int | bytes = 0
+        while True:
+            cursor, ids = await self.line.execute("SCAN", cursor, "MATCH", self.job_id("*"), "COUNT", batch_size)
+            for payload in await self._read(ids) if ids else ():
+                job = self.deserialize(payload)
+                if job is not None and job.status in statuses:
+                    yield job
+            if not int(cursor):
+                return
+
+    async def _page(self, offset: int, limit: int) -> list[bytes]:
         keys = self.keys
         page: list[bytes] = []
         for key in (keys.active, keys.queued):
@@ -81,7 +113,7 @@ class ReadingQueue(ClaimingQueue):
         if len(page) < limit:
             place = ("LIMIT", offset, limit - len(page))
             page += await self.line.execute("ZRANGEBYSCORE", keys.incomplete, "(0", "+inf", *place)
-        return [job_id.decode() for job_id in page]
+        return page
 
     async def listen(
         self,
@@ -154,7 +186,7 @@ class ReadingQueue(ClaimingQueue):
         task = self.registry.find(job.function) if self.registry else None
         return job.result if task is None else task.signature.result(job.result)
 
-    async def _read(self, job_ids: Sequence[str]) -> Sequence[bytes | None]:
+    async def _read(self, job_ids: Sequence[str | bytes]) -> Sequence[bytes | None]:
         with broker_errors(self.settings.redacted_broker_url):
             return cast("Sequence[bytes | None]", await self.line.execute("MGET", *job_ids))
 

@@ -22,12 +22,14 @@ class Running:
         task: The coroutine that runs it.
         ends_as: Its outcome, once it has been interrupted on purpose.
         begun: Whether its coroutine has taken its first step.
+        heard: The newest sign of life that it gave, and when that was seen, by the loop's clock.
     """
 
     claim: Claim
     task: asyncio.Task[None] = field(init=False)
     ends_as: Outcome | None = None
     begun: bool = False
+    heard: tuple[int, float] | None = None
 
     def interrupt(self, outcome: Outcome) -> None:
         """Cancel it, unless somebody has; a task that was cancelled before its first step would never tell its end."""
@@ -44,10 +46,13 @@ class Running:
             return Failed(f"{TaskTimeoutError(job.function, job.timeout)}; it does not end")
         return None
 
-    def silent(self, now_ms: int) -> Outcome | None:
-        """Return how it ends if its heartbeat has stopped, which ``job.update()`` gives; SAQ's rule."""
+    def silent(self, loop_time: float) -> Outcome | None:
+        """Return how it ends if its heartbeat has stopped, which ``job.update()`` gives; clocks may jump meanwhile."""
         job = self.claim.job
-        if job.heartbeat and now_ms - max(job.touched, job.started) > job.heartbeat * 1000:
+        sign = max(job.touched, job.started)
+        if self.heard is None or self.heard[0] != sign:
+            self.heard = (sign, loop_time)
+        if job.heartbeat and loop_time - self.heard[1] > job.heartbeat:
             reason = f"no heartbeat for {job.heartbeat} s"
             return Retried(reason, 0.0) if job.retryable else Aborted(reason)
         return None

@@ -47,7 +47,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 GRACE_MARGIN = 5.0  # seconds that a child has beyond the jobs' grace, to put jobs back and close connections
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0  # seconds before a dead child is replaced
 SETTLED_SECONDS = 60.0  # of life, after which a death is no longer a series
-THREADS_LIMIT = 1.0  # seconds that idle threads have to end
+THREADS_LIMIT = TASKS_LIMIT = 1.0  # seconds that idle threads and cancelled tasks have to end
 EXIT_LIMIT = 2.0  # seconds that exit functions have where a thread does not end
 
 logger = logging.getLogger("knapsaq.supervisor")
@@ -111,20 +111,21 @@ def serve(plan: WorkerPlan, *, parent: int | None = None) -> None:
     try:
         runner.get_loop().set_default_executor(executor)
         try:
-            runner.run(_serve(plan, parent))
+            stuck = runner.run(_serve(plan, parent))
         except BaseExceptionGroup as group:
             with broker_errors(plan.settings.redacted_broker_url):
                 raise _first(group) from group
         executor.shutdown(wait=False, cancel_futures=True)
-        if stuck := _threads_left(THREADS_LIMIT):
-            names = ", ".join(sorted(thread.name for thread in stuck))
-            logger.warning("%s threads do not end, so the process ends without them: %s", len(stuck), names)
+        stuck += [f"thread {thread.name}" for thread in _threads_left(THREADS_LIMIT)]
+        if stuck:
+            logger.warning("the process ends without what does not end: %s", ", ".join(sorted(stuck)))
             _exit_at_once(0)
     finally:
         runner.close()
 
 
-async def _serve(plan: WorkerPlan, parent: int | None) -> None:
+async def _serve(plan: WorkerPlan, parent: int | None) -> list[str]:
+    """Work, and return the tasks that have not ended although they were cancelled."""
     stop, hurry = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -141,9 +142,13 @@ async def _serve(plan: WorkerPlan, parent: int | None) -> None:
     if parent is not None:
         loop.add_reader(parent, on_orphaned)
     async with connect(plan.settings, registry=plan.registry) as client:
-        if stop.is_set():
-            return  # told to stop while it connected
-        await run_workers(client, stop, queues=plan.queues, concurrency=plan.concurrency, hurry=hurry)
+        if not stop.is_set():  # else it was told to stop while it connected
+            await run_workers(client, stop, queues=plan.queues, concurrency=plan.concurrency, hurry=hurry)
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    _, stuck = await asyncio.wait(left, timeout=TASKS_LIMIT) if left else ((), ())
+    return [f"task {task.get_name()}" for task in stuck]
 
 
 def _parent_pipe() -> int | None:

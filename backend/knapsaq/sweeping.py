@@ -57,8 +57,8 @@ class Sweeper:
         before, self._doubted = self._doubted, {}
         swept: list[str] = []
         for job_id, payload, job in zip(orphans, payloads, jobs, strict=True):
-            if job is None or job.id != job_id.decode():
-                await self._forget(job_id)
+            if job is None or job.id.encode() != job_id:
+                await self._take_away(job_id, gone=payload is None)
             elif doubt := _doubt(job, alive):
                 since = self._doubted[payload, doubt] = before.get((payload, doubt), queue.now_ms())
                 if doubt != "stuck" and queue.now_ms() - since <= UNCLAIMED_SECONDS * 1000:
@@ -66,7 +66,7 @@ class Sweeper:
                 await self._sweep(job, doubt)
             else:
                 continue
-            swept.append(job_id.decode())
+            swept.append(job_id.decode(errors="backslashreplace"))
         return swept
 
     async def _alive(self, jobs: Sequence[Job[Any] | None]) -> set[str]:
@@ -94,18 +94,20 @@ class Sweeper:
         else:
             await queue.finish(job, Status.ABORTED, error=queue.swept_error_message)
 
-    async def _forget(self, job_id: bytes) -> None:
-        """Take an id away whose record is gone or cannot be read."""
-        queue = self._queue
-        async with queue.redis.pipeline(transaction=True) as pipe:
-            pipe.lrem(queue.keys.active, 0, job_id.decode())
-            pipe.zrem(queue.keys.incomplete, job_id)
-            if queue.settings.result_ttl:
-                pipe.expire(job_id, queue.settings.result_ttl)
+    async def _take_away(self, job_id: bytes, *, gone: bool) -> None:
+        """Forget an id whose record is gone; queue one again whose record cannot be read, so that it is buried."""
+        keys = self._queue.keys
+        async with self._queue.redis.pipeline(transaction=True) as pipe:
+            pipe.lrem(keys.active, 0, job_id)  # type: ignore[arg-type]
+            if gone:
+                pipe.zrem(keys.incomplete, job_id)
+            else:
+                pipe.zadd(keys.incomplete, {job_id: 0})
+                pipe.rpush(keys.queued, job_id)
             await pipe.execute()
 
 
-async def rescue(queue: ClaimingQueue, worker: str) -> list[bytes]:
+async def rescue(queue: ClaimingQueue, worker: str | bytes) -> list[bytes]:
     """Hand back the jobs of a worker whose lease has run out, and return their ids; none if it is alive after all."""
     keys = queue.keys
     rescued: list[bytes] = await scripts.rescue(

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, Un
 
 from typing_extensions import TypeVar as TypeVarWithDefault
 
-from knapsaq.codec import INJECTED, Signature
 from knapsaq.context import Context
 from knapsaq.errors import InvalidArgumentsError, NotConnectedError, OptionError, TaskDefinitionError
 from knapsaq.job import META_KEY, Job, new_key
 from knapsaq.options import CallKeywords, CallOptions, TaskOptions
 from knapsaq.schedules import Schedule
+from knapsaq.signature import INJECTED, Signature
 from knapsaq.timing import Duration, now_ms
 
 P = ParamSpec("P")

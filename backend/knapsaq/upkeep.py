@@ -64,10 +64,9 @@ class Rescuer:
         now = queue.clock() if queue.clock else await _redis_now_ms(queue)
         rescued = 0
         for name in await queue.redis.zrangebyscore(keys.leases, "-inf", now):
-            worker = name.decode()
-            jobs = await rescue(queue, worker)
+            jobs = await rescue(queue, name)
             if jobs:
-                events.jobs_rescued(queue.name, worker, len(jobs))
+                events.jobs_rescued(queue.name, name.decode(errors="backslashreplace"), len(jobs))
             rescued += len(jobs)
         return rescued
 

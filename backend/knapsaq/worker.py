@@ -320,7 +320,8 @@ class Worker(SaqWorker[Any]):
             repeat("the rescuer", self._rescue_when_expired, 0),
             repeat("the listener", self._wakeup.listen, 0),
             repeat("the scheduler", self._scheduler.run_once, SCHEDULE_SECONDS),
-            *([repeat("SAQ's cron jobs", self._crons.run_once, timers["schedule"])] if self.cron_jobs else ()),
+            # Half of SAQ's time, as a turn that is late must not miss a due time.
+            *([repeat("SAQ's cron jobs", self._crons.run_once, timers["schedule"] / 2)] if self.cron_jobs else ()),
             repeat("the sweeper", self.queue.sweeper.run_once, timers["sweep"]),
             repeat("the overseer", self._oversee, timers["abort"]),
             repeat("worker info", lambda: self.worker_info(timers["worker_info"] * 3), timers["worker_info"]),
@@ -328,14 +329,14 @@ class Worker(SaqWorker[Any]):
 
     async def _oversee(self) -> None:
         """End jobs that are overdue, silent, or no longer in the queue, as after an abort by a program of SAQ."""
-        now = now_ms()
+        now, loop_time = now_ms(), asyncio.get_running_loop().time()
         for running in list(self._running.values()):
-            if outcome := running.overdue(asyncio.get_running_loop().time()):
+            if outcome := running.overdue(loop_time):
                 self._give_up(running, outcome)
-            elif running.silent(now) and (stored := await self.queue.job(running.claim.job.key)):
+            elif running.silent(loop_time) and (stored := await self.queue.job(running.claim.job.key)):
                 # The sign of life may have come through another copy of the job.
                 running.claim.job.touched = max(stored.touched, running.claim.job.touched)
-                if outcome := running.silent(now):
+                if outcome := running.silent(loop_time):
                     running.interrupt(outcome)
         old = [running for running in self._running.values() if now - running.claim.job.started > OLD_MS]
         if old:

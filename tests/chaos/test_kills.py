@@ -15,8 +15,10 @@ from knapsaq.redis import scripts
 
 RESCUE = 2.0
 """Seconds beyond the lease in which a dead worker's jobs are back."""
-SLACK = 1.0
+SLACK = sized(3.0, 0.0)
 """Seconds for a busy machine to start a process and to look."""
+IN_FLIGHT = sized(20, 3)
+"""Jobs of a killed worker, of 20, that may have had their effect while their outcome was on its way."""
 
 
 async def running(queue: Queue) -> int:
@@ -52,7 +54,7 @@ class TestKilledWorkers:
             site.hire(concurrency=20, lease=lease)
             await watched(queue, lambda: has_ended(site, accepted))
             took = time.monotonic() - killed
-            doubled = await audit(site, queue, accepted, doubles=20)
+            doubled = await audit(site, queue, accepted, doubles=IN_FLIGHT)
         site.figures.append(f"lease {lease:g} s: all done after {took:.2f} s, {doubled} doubled")
         assert took <= lease + RESCUE + SLACK
 
@@ -100,7 +102,7 @@ class TestKilledWorkers:
         site.figures.append(
             f"{workers * each} orphans: back after {took:.2f} s, rescued in {sum(spent)} us of {len(spent)} calls"
         )
-        assert took <= lease + RESCUE + SLACK
+        assert took <= lease + RESCUE + 1 + SLACK
         assert spent
         assert sum(spent) <= 50_000
 

@@ -133,7 +133,7 @@ class TestOneProcess:
             eventually("it blocks", (tmp_path / "blocking").exists)
             worker.signal()
             assert worker.ends(10) == 0
-            assert "threads do not end" in worker.output()
+            assert "the process ends without" in worker.output()
         assert await status(night, key) == "queued"
 
 

@@ -16,9 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from knapsaq.codec import Signature, shown
+from knapsaq.codec import shown
 from knapsaq.errors import InvalidArgumentsError
 from knapsaq.job import FIELDS
+from knapsaq.signature import Signature
 
 NOTHING: frozenset[str] = frozenset()
 

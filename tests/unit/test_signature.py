@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from knapsaq.codec import INJECTED, Signature
 from knapsaq.errors import InvalidArgumentsError, TaskDefinitionError
+from knapsaq.signature import INJECTED, Signature
 
 if TYPE_CHECKING:
     from collections import Missing  # type: ignore[attr-defined]

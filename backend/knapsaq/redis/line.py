@@ -198,9 +198,17 @@ class _Wire(asyncio.Protocol):
         self._timer = self.loop.call_later(self._patience, self._check, self._heard)
 
 
+def text(raw: bytes) -> str:
+    """Return what a server gave as text; bytes that are none come back as they were when it is sent."""
+    return raw.decode("utf-8", "surrogateescape")
+
+
 def _packed(words: tuple[Any, ...]) -> bytes:
     try:
         return cast("bytes", hiredis.pack_command(words))
+    except UnicodeEncodeError:
+        plain: Any = tuple(w.encode("utf-8", "surrogateescape") if isinstance(w, str) else w for w in words)
+        return cast("bytes", hiredis.pack_command(plain))
     except TypeError as error:
         raise DataError(str(error)) from error
 
