@@ -1,13 +1,15 @@
 """The queue as a few lists in Python: what each call has to give, and how things stand after it.
 
 ``test_model.py`` compares it with the true one step by step. It is written from the promises, not from the scripts:
-no keys, no bytes, and the time is handed in as milliseconds.
+no keys, no bytes, and the time is handed in as milliseconds. At the end stand the promises that hold without a model.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 from knapsaq.claims import CRASH_LIMIT, Claim
 from knapsaq.outcomes import Aborted, Dead, Failed, Outcome, Released, Retried, Succeeded
@@ -99,12 +101,12 @@ class Model:
         """Settle, promote and claim; returns whether each move counted, and the keys to claim in their order."""
         settled = [self._settle(now_ms, move) for move in moves]
         self._promote(now_ms)
-        popped, self.waiting = self.waiting[:want], self.waiting[want:]
-        if popped and self.leases.get(worker, 0) <= now_ms:
+        if self.waiting and want and self.leases.get(worker, 0) <= now_ms:
             self.leases[worker] = now_ms + self.lease_ms
         suspected = any(hold.worker == worker and self._is_suspect(key) for key, hold in self.held.items())
-        claimed = []
-        for key in popped:
+        claimed: list[str] = []
+        while self.waiting and len(claimed) < want:
+            key = self.waiting.pop(0)
             if suspected and self._is_suspect(key):
                 self.delayed[key] = now_ms + APART_MS
                 continue
@@ -254,3 +256,41 @@ def _ended(copy: Record, outcome: Outcome) -> Record:
         return replace(copy, status="failed", error=outcome.error)
     assert isinstance(outcome, Aborted)
     return replace(copy, status="aborted", error=outcome.reason)
+
+
+class Snapshot(NamedTuple):
+    """All that Redis has of the queue, by jobs' keys."""
+
+    queued: list[str]
+    active: list[str]
+    incomplete: dict[str, float]
+    leases: dict[str, int]
+    claims: dict[str, str]
+    crashes: dict[str, int]
+    aborts: dict[str, str]
+    records: dict[str, dict[str, Any]]
+    ttls: dict[str, int]
+    others: list[str]
+    """Keys that nobody knows and that do not expire."""
+
+
+def conserved(snapshot: Snapshot) -> None:
+    """Nothing is in two places, and nothing that has not ended is nowhere."""
+    delayed = [key for key, due in snapshot.incomplete.items() if due > 0]
+    assert Counter([*snapshot.queued, *snapshot.active, *delayed]) == Counter(snapshot.incomplete.keys())
+
+
+def owned(snapshot: Snapshot) -> None:
+    """Each job that runs has one owner, somebody watches each owner, and no job that has ended has one."""
+    assert snapshot.claims.keys() == set(snapshot.active)
+    assert snapshot.claims.keys() <= snapshot.incomplete.keys()
+    assert {token.split()[0] for token in snapshot.claims.values()} <= snapshot.leases.keys()
+
+
+def kept(snapshot: Snapshot) -> None:
+    """What has ended expires, what has not does not, and notes are about jobs that have not ended."""
+    assert snapshot.incomplete.keys() <= snapshot.records.keys()
+    for key, ttl in snapshot.ttls.items():
+        assert (ttl == -1) is (key in snapshot.incomplete), f"{key} expires in {ttl} s"
+    assert snapshot.crashes.keys() | snapshot.aborts.keys() <= snapshot.incomplete.keys()
+    assert snapshot.others == []

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from datetime import UTC, datetime
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, event, settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -22,12 +21,14 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from tests.chaos.site import LONG_FORM
-from tests.redis.model import Hold, Model, Move, Record
+from tests.redis.model import Hold, Letter, Model, Move, Record, Snapshot, conserved, kept, owned
 
 from knapsaq import Job, Registry, Settings, connect
 from knapsaq.claims import CRASH_LIMIT, Claim
+from knapsaq.dead_letters import DeadJob
 from knapsaq.liveness import LeaseKeeper
 from knapsaq.outcomes import Aborted, Dead, Failed, Outcome, Released, Retried, Succeeded
+from knapsaq.sweeping import rescue
 from knapsaq.testing import ManualClock
 from knapsaq.upkeep import Rescuer
 
@@ -72,23 +73,6 @@ def one_of(pick: Callable[[QueueMachine], Sequence[T]]) -> st.SearchStrategy[T]:
     return st.runner().flatmap(lambda machine: st.sampled_from(pick(machine)))
 
 
-class Snapshot(NamedTuple):
-    """All that Redis has of the queue, by jobs' keys."""
-
-    queued: list[str]
-    active: list[str]
-    incomplete: dict[str, float]
-    leases: dict[str, int]
-    claims: dict[str, str]
-    crashes: dict[str, int]
-    aborts: dict[str, str]
-    dead: dict[str, int]
-    records: dict[str, dict[str, Any]]
-    ttls: dict[str, int]
-    others: list[str]
-    """Keys that nobody knows and that do not expire."""
-
-
 class QueueMachine(RuleBasedStateMachine):
     """Drives one queue and its model; each example begins on an empty server."""
 
@@ -119,6 +103,7 @@ class QueueMachine(RuleBasedStateMachine):
         """Close everything."""
         for keeper in self.keepers.values():
             keeper.stop()
+        self.keepers.clear()
         self.run(self.connection.__aexit__(None, None, None))
         self.runner.close()
 
@@ -133,8 +118,6 @@ class QueueMachine(RuleBasedStateMachine):
     def held_by(self, worker: str) -> list[Claim]:
         """What a worker runs, in an order that does not change from run to run."""
         return [claim for key, claim in sorted(self.claims.items()) if self.model.holds(key, worker)]
-
-    # Sending
 
     @initialize(wanted=several_keys)
     def begin(self, wanted: list[str]) -> None:
@@ -152,12 +135,11 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(key=keys, delay=st.sampled_from([0, 0.05, 2, 3600]))
     def enqueue_task(self, key: str, delay: float) -> None:
         """Through the task, which gives the job that has the key already."""
-        accepted = self.model.enqueue(key, ttl=600, due_ms=self.clock() + int(delay * 1000) if delay else 0)
+        self.model.enqueue(key, ttl=600, due_ms=self.clock() + int(delay * 1000) if delay else 0)
         job = self.run(self.echo.using(key=key, delay=delay, ttl=600).enqueue(text="hi"))
         record = self.model.records[key]
         assert (job.key, job.status, job.attempts) == (key, record.status, record.attempts)
         assert (job.result, job.error) == (record.result, record.error)
-        event(f"accepted by task: {accepted}")
 
     @rule(wanted=several_keys)
     def enqueue_many(self, wanted: list[str]) -> None:
@@ -168,8 +150,6 @@ class QueueMachine(RuleBasedStateMachine):
         jobs = self.run(self.queue.enqueue_many("echo", calls))
         expected = [(key, self.model.records[key].status) for key in wanted]
         assert [(job.key, job.status) for job in jobs] == expected
-
-    # Working
 
     @rule(worker=workers, want=st.integers(1, 4))
     def claim(self, worker: str, want: int) -> None:
@@ -226,15 +206,12 @@ class QueueMachine(RuleBasedStateMachine):
         due_ms = self.model.next_due_ms()
         assert step.wait == (pytest.approx((due_ms - self.clock()) / 1000, abs=0.001) if due_ms else None)
 
-    # Ending on purpose, and again
-
     @precondition(lambda self: self.model.records)
-    @rule(key=one_of(lambda self: sorted(self.model.records)))
+    @rule(key=one_of(lambda self: [*sorted(self.claims) * 2, *sorted(self.model.records)]))
     def abort(self, key: str) -> None:
-        """Wherever it is."""
+        """Wherever it is, oftener where it runs."""
         job, reason = self.stored(key), self.text()
         self.run(self.queue.abort(job, reason))
-        event(f"aborted when {self.model.records[key].status}")
         assert job.status == self.model.abort(key, reason)
 
     @precondition(lambda self: self.model.records)
@@ -242,7 +219,7 @@ class QueueMachine(RuleBasedStateMachine):
     def retry(self, key: str) -> None:
         """Only what has ended runs again."""
         self.run(self.stored(key).retry())
-        event(f"retried: {self.model.retry(key)}")
+        self.model.retry(key)
 
     @precondition(lambda self: self.model.letters)
     @rule(wanted=several_keys, again=st.sampled_from([True, True, False]))
@@ -252,8 +229,6 @@ class QueueMachine(RuleBasedStateMachine):
             assert self.run(self.queue.replay(*wanted)) == self.model.replay(wanted)
         else:
             assert self.run(self.queue.discard(*wanted)) == self.model.discard(wanted)
-
-    # Living and dying
 
     @rule(worker=workers, want=st.integers(0, 2), deaths=st.integers(1, CRASH_LIMIT), at_once=st.booleans())
     def crash(self, worker: str, want: int, deaths: int, at_once: bool) -> None:
@@ -279,6 +254,9 @@ class QueueMachine(RuleBasedStateMachine):
         """Whatever a worker does on a timer; there is nothing that plain SAQ workers have left behind."""
         assert self.run(self.queue.sweeper.run_once()) == []
         assert self.run(self.queue.sweep(lock=1)) == []
+        for worker in WORKERS:
+            if self.model.leases.get(worker, 0) > self.clock():
+                assert self.run(rescue(self.queue, worker)) == [], "it is alive"
         self.rescue()
 
     def renew(self, worker: str) -> None:
@@ -296,8 +274,6 @@ class QueueMachine(RuleBasedStateMachine):
         self.model.waiting[:0] = found
         for key in rescued:
             self.lost(key)
-
-    # What has to be so after each step
 
     @invariant()
     def redis_keeps_the_promises(self) -> None:
@@ -319,20 +295,14 @@ class QueueMachine(RuleBasedStateMachine):
         assert snapshot.leases == model.leases
         assert snapshot.crashes == model.deaths
         assert snapshot.aborts == model.aborts
-        assert {key: _as_model(record) for key, record in snapshot.records.items()} == model.records
+        assert {key: _record(record) for key, record in snapshot.records.items()} == model.records
         assert model.accepted == model.ended + len(snapshot.incomplete)
 
     def dead_as_the_model_says(self) -> None:
         """Compare the dead letters, the newest first."""
         letters = sorted(self.model.letters.items(), key=lambda item: (item[1].died_ms, item[0]), reverse=True)
-        found = [
-            (job.key, job.reason, len(job.history), int(job.died_at.timestamp() * 1000), job.function)
-            for job in self.run(self.queue.dead())
-        ]
-        assert found == [(key, one.reason, one.deaths, one.died_ms, "echo") for key, one in letters]
+        assert [(job.key, _letter(job)) for job in self.run(self.queue.dead())] == letters
         assert self.run(self.queue.count("dead")) == len(letters)
-
-    # The machine's own
 
     def move(self, claim: Claim, outcome: str) -> Move:
         """Return what a worker says of a claim: over a job that has killed too many, that it is dead."""
@@ -353,7 +323,6 @@ class QueueMachine(RuleBasedStateMachine):
             assert claim.crashes == hold.deaths
             assert (job.attempts, job.result, job.error) == (hold.copy.attempts, hold.copy.result, hold.copy.error)
             self.claims[job.key] = claim
-            event(f"claimed after {claim.crashes} deaths")
         self.tokens.update(claim.token for claim in claims)
 
     def lost(self, key: str) -> None:
@@ -374,11 +343,11 @@ class QueueMachine(RuleBasedStateMachine):
             pipe.lrange(own.queued, 0, -1).lrange(own.active, 0, -1)
             pipe.zrange(own.incomplete, 0, -1, withscores=True).zrange(own.leases, 0, -1, withscores=True)
             pipe.hgetall(own.claims).hgetall(own.crashes).hgetall(own.aborts)
-            pipe.zrange(own.dead, 0, -1, withscores=True).hkeys(own.dead_records).hkeys(own.dead_reasons)
+            pipe.zrange(own.dead, 0, -1).hkeys(own.dead_records).hkeys(own.dead_reasons)
             pipe.mget(ids).keys()
             queued, active, incomplete, leases, claims, crashes, aborts, dead, *rest = await pipe.execute()
             dead_records, dead_reasons, records, names = rest
-        assert {job_id for job_id, _ in dead} == set(dead_records) == set(dead_reasons)
+        assert set(dead) == set(dead_records) == set(dead_reasons)
         for name in names:
             pipe.ttl(name)
         left = {name.decode(): ttl for name, ttl in zip(names, await pipe.execute(), strict=True)}
@@ -393,14 +362,13 @@ class QueueMachine(RuleBasedStateMachine):
             claims={key_of(one.decode()): token.decode() for one, token in claims.items()},
             crashes={key_of(one.decode()): lines.count(b"\n") for one, lines in crashes.items()},
             aborts={key_of(one.decode()): reason.decode() for one, reason in aborts.items()},
-            dead={key_of(one.decode()): int(died) for one, died in dead},
             records={key: msgspec.json.decode(one) for key, one in zip(KEYS, records, strict=True) if one},
             ttls={key: left[job_id] for key, job_id in zip(KEYS, ids, strict=True) if job_id in left},
             others=[name for name, ttl in left.items() if ttl == -1 and name not in known],
         )
 
 
-def _as_model(record: dict[str, Any]) -> Record:
+def _record(record: dict[str, Any]) -> Record:
     return Record(
         ttl=record.get("ttl", 600),
         status=record["status"],
@@ -410,26 +378,9 @@ def _as_model(record: dict[str, Any]) -> Record:
     )
 
 
-def conserved(snapshot: Snapshot) -> None:
-    """Nothing is in two places, and nothing that has not ended is nowhere."""
-    delayed = [key for key, due in snapshot.incomplete.items() if due > 0]
-    assert Counter([*snapshot.queued, *snapshot.active, *delayed]) == Counter(snapshot.incomplete.keys())
-
-
-def owned(snapshot: Snapshot) -> None:
-    """Each job that runs has one owner, somebody watches each owner, and no job that has ended has one."""
-    assert snapshot.claims.keys() == set(snapshot.active)
-    assert snapshot.claims.keys() <= snapshot.incomplete.keys()
-    assert {token.split()[0] for token in snapshot.claims.values()} <= snapshot.leases.keys()
-
-
-def kept(snapshot: Snapshot) -> None:
-    """What has ended expires, what has not does not, and notes are about jobs that have not ended."""
-    assert snapshot.incomplete.keys() <= snapshot.records.keys()
-    for key, ttl in snapshot.ttls.items():
-        assert (ttl == -1) is (key in snapshot.incomplete), f"{key} expires in {ttl} s"
-    assert snapshot.crashes.keys() | snapshot.aborts.keys() <= snapshot.incomplete.keys()
-    assert snapshot.others == []
+def _letter(job: DeadJob) -> Letter:
+    died_ms = round(job.died_at.timestamp() * 1000)
+    return Letter(died_ms, job.reason, len(job.history), _record(msgspec.json.decode(job.payload)))
 
 
 def test_whatever_happens_the_queue_does_as_the_model_says(broker_url: str) -> None:

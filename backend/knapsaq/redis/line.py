@@ -27,8 +27,11 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import DataError, InvalidResponse, ReadOnlyError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from knapsaq.batching import being_cancelled
+
 COMMAND_TIMEOUT = 10.0
 CUT = "the connection to the server was cut"
+CLOSED = "the connection was closed"
 
 Push = Callable[[Any], None]
 """Takes what a server says without being asked: a list, or the error that it raised."""
@@ -83,7 +86,7 @@ class Line:
             await asyncio.gather(opening, return_exceptions=True)
         wire, self._wire = self._wire, None
         if wire is not None:
-            wire.close(RedisConnectionError("the connection was closed"))
+            wire.close(RedisConnectionError(CLOSED))
             await asyncio.sleep(0)  # the transport takes its leave in the next turn
 
     async def _open(self) -> _Wire:
@@ -95,7 +98,13 @@ class Line:
         if self._opening is None or self._opening.done() or self._opening.get_loop() is not loop:
             self._opening = loop.create_task(self._connect(loop))
             self._opening.add_done_callback(_seen)
-        return await asyncio.shield(self._opening)
+        opening = self._opening
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            if opening.cancelled() and not being_cancelled():
+                raise RedisConnectionError(CLOSED) from None
+            raise
 
     async def _connect(self, loop: asyncio.AbstractEventLoop) -> _Wire:
         connection: Any = self._pool.make_connection()

@@ -1,0 +1,467 @@
+"""The connection that all callers share, with a real server at its other end, on asyncio's own loop and on uvloop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import gc
+import inspect
+import os
+import signal
+import ssl
+import subprocess
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import pytest
+import uvloop
+from redis import Redis as BlockingRedis
+from redis import exceptions
+from tests.redis.test_connection import free_port
+from tests.support import Proxy, Server, eventually
+
+from knapsaq import Queue, Settings
+from knapsaq.redis.connection import open_redis
+from knapsaq.redis.line import Line, shared_line
+
+NAME = "line-test"
+PATIENCE = 0.4
+SLACK = 0.6
+"""Seconds that a busy machine may take on top."""
+
+Change = Callable[[bytes], bytes]
+NewLoop = Callable[[], asyncio.AbstractEventLoop]
+LOOPS: dict[str, NewLoop] = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+
+
+def on_each_loop(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+    """Run a test once on each kind of loop."""
+
+    @pytest.mark.parametrize("new_loop", LOOPS.values(), ids=LOOPS)
+    @functools.wraps(test)
+    def run(*self: object, new_loop: NewLoop, **fixtures: Any) -> None:
+        with asyncio.Runner(loop_factory=new_loop) as runner:
+            runner.run(test(*self, **fixtures))  # type: ignore[arg-type]
+
+    signature = inspect.signature(test)
+    added = inspect.Parameter("new_loop", inspect.Parameter.KEYWORD_ONLY)
+    run.__signature__ = signature.replace(parameters=[*signature.parameters.values(), added])  # type: ignore[attr-defined]
+    return run
+
+
+@dataclass
+class Site:
+    """A server, on a socket and on a port, and who looks after it."""
+
+    url: str
+    port: int
+    admin: Any
+
+    @property
+    def named_url(self) -> str:
+        """Its URL, by which connections can be told from the admin's."""
+        return f"{self.url}?client_name={NAME}"
+
+    def connections(self) -> list[dict[str, str]]:
+        """Return what the server knows of the connections that are under test."""
+        return [client for client in self.admin.client_list() if client["name"] == NAME]
+
+    def cut(self) -> None:
+        """Cut all of them."""
+        for client in self.connections():
+            self.admin.client_kill_filter(_id=client["id"])
+
+    @contextmanager
+    def silent(self) -> Iterator[None]:
+        """Let the server take commands and say nothing while the block runs, as one that hangs."""
+        pid = int(self.admin.info("server")["process_id"])
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A server of this file's own."""
+    server = Server(tmp_path_factory.mktemp("line"))
+    admin = BlockingRedis.from_url(server.start(), decode_responses=True)
+    port = free_port()
+    admin.config_set("port", port)
+    admin.acl_setuser("bob", enabled=True, passwords=["+builder"], keys=["*"], commands=["+@all", "-hget"])
+    yield Site(server.url, port, admin)
+    admin.close()
+    server.stop()
+
+
+@pytest.fixture
+def site(server: Site) -> Iterator[Site]:
+    """The server, empty, and at the end nobody is connected to it any more."""
+    server.admin.flushall()
+    yield server
+    asyncio.run(eventually(lambda: not server.connections()))
+
+
+@asynccontextmanager
+async def open_line(url: str, patience: float = 10.0, **options: Any) -> AsyncIterator[Line]:
+    """Open a line, and close it."""
+    redis = open_redis(url)
+    line = Line(redis, patience, **options)
+    try:
+        yield line
+    finally:
+        await line.close()
+        await redis.aclose()
+
+
+@asynccontextmanager
+async def relaying(url: str, tls: ssl.SSLContext | None = None, change: Change = bytes) -> AsyncIterator[int]:
+    """Pass everything on to a server, with TLS or with changed replies; gives the port."""
+    pumps: set[asyncio.Task[None]] = set()
+
+    async def pump(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter, change: Callable[[bytes], bytes]
+    ) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(1 << 16):
+                writer.write(change(data))
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        from_server, to_server = await asyncio.open_unix_connection(unquote(url.removeprefix("unix://")))
+        pumps.add(asyncio.create_task(pump(reader, to_server, bytes)))
+        pumps.add(asyncio.create_task(pump(from_server, writer, change)))
+
+    listening = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
+    try:
+        yield listening.sockets[0].getsockname()[1]
+        await asyncio.gather(*pumps)
+    finally:
+        listening.close()
+
+
+async def identity(line: Line) -> int:
+    """Return the server's number of the connection."""
+    return int(await line.execute("CLIENT", "ID"))
+
+
+class TestOrder:
+    @on_each_loop
+    async def test_each_caller_gets_its_own_reply(self, site: Site) -> None:
+        """A thousand at once, short and long, errors among them, over one connection."""
+
+        async def ask(number: int) -> None:
+            if number % 10 == 9:
+                with pytest.raises(exceptions.ResponseError, match=f"unknown command 'NO-{number}'"):
+                    await line.execute(f"NO-{number}")
+            else:
+                text = b"%d " % number * (20_000 if number % 100 == 0 else 1)
+                assert await line.execute("ECHO", text) == text
+
+        async with open_line(site.named_url) as line:
+            await asyncio.gather(*(ask(number) for number in range(1000)))
+            assert len(site.connections()) == 1
+
+    @on_each_loop
+    async def test_a_command_is_sent_once(self, site: Site, tmp_path: Path) -> None:
+        """When the reply is lost the callers are told, and nobody tries again what may have been done."""
+        async with Proxy(tmp_path / "proxy", site.url).listening() as proxy, open_line(proxy.url) as line:
+            await line.execute("INCR", "counted")
+            proxy.lose(1, lambda request, _reply: b"INCR" in request)
+            calls = [asyncio.ensure_future(line.execute("INCR", "counted")) for _ in range(3)]
+            for call in calls:
+                with pytest.raises(exceptions.ConnectionError):
+                    await call
+            assert site.admin.get("counted") == "4"
+            assert await line.execute("GET", "counted") == b"4"
+
+    @on_each_loop
+    async def test_a_cancelled_caller_disturbs_no_other(self, site: Site) -> None:
+        """Its reply is dropped when it comes; also when it was the one that connects."""
+        async with open_line(site.named_url) as line:
+            for _ in ("while it connects", "while it waits"):
+                with site.silent():
+                    calls = [asyncio.ensure_future(line.execute("ECHO", text)) for text in "abcd"]
+                    await asyncio.sleep(0)
+                    calls[0].cancel()
+                    calls[2].cancel()
+                    with pytest.raises(asyncio.CancelledError):
+                        await calls[0]
+                assert await asyncio.gather(calls[1], calls[3]) == [b"b", b"d"]
+                assert await line.execute("ECHO", "e") == b"e"
+            assert len(site.connections()) == 1
+
+    @on_each_loop
+    async def test_what_cannot_be_sent_disturbs_no_other(self, site: Site) -> None:
+        """It is refused before anything is written."""
+        async with open_line(site.named_url) as line:
+            call = asyncio.ensure_future(line.execute("ECHO", "a"))
+            with pytest.raises(exceptions.DataError):
+                await line.execute("ECHO", {"no": "text"})
+            assert (await call, await line.execute("ECHO", "b")) == (b"a", b"b")
+
+    @on_each_loop
+    async def test_all_queues_of_a_client_share_the_line(self, site: Site) -> None:
+        """A hundred jobs sent to two queues at once need one connection."""
+        redis = open_redis(site.named_url)
+        queues = [Queue(redis, name, settings=Settings(broker_url=site.url, _env_file=None)) for name in ("a", "b")]
+        await asyncio.gather(*(queues[number % 2].enqueue("any", key=str(number)) for number in range(100)))
+        assert queues[0].line is queues[1].line is shared_line(redis)
+        assert len(site.connections()) == 1
+        for queue in queues:
+            await queue.disconnect()
+
+
+class TestPatience:
+    @pytest.mark.parametrize("kind", ["stopped", "paused"])
+    @on_each_loop
+    async def test_a_server_that_does_not_answer_costs_at_most_twice_the_patience(self, site: Site, kind: str) -> None:
+        """Whoever waits gets redis-py's TimeoutError, whenever the server was heard last."""
+        async with open_line(site.named_url, PATIENCE) as line:
+            loop = asyncio.get_running_loop()
+            await line.execute("ECHO", "the patience begins here")
+            await asyncio.sleep(PATIENCE * 0.8)
+            await line.execute("ECHO", "heard just before its end")
+            with site.silent() if kind == "stopped" else contextlib.nullcontext():
+                if kind == "paused":
+                    site.admin.client_pause(int(PATIENCE * 2500))
+                begun = loop.time()
+                calls = [asyncio.ensure_future(line.execute("INCR", "counted")) for _ in range(2)]
+                for call in calls:
+                    with pytest.raises(exceptions.TimeoutError, match=f"{PATIENCE:g} s"):
+                        await call
+                assert PATIENCE * 0.99 <= loop.time() - begun <= PATIENCE * 2 + SLACK
+            site.admin.client_unpause()
+            assert await line.execute("ECHO", "again") == b"again"
+
+    @on_each_loop
+    async def test_connecting_to_a_server_that_does_not_answer_ends_too(self, site: Site) -> None:
+        """By the URL's own limits; all who wait for the connection are told."""
+        async with open_line(f"{site.named_url}&socket_timeout={PATIENCE}", PATIENCE) as line:
+            with site.silent():
+                begun = asyncio.get_running_loop().time()
+                for call in [asyncio.ensure_future(line.execute("ECHO", text)) for text in "ab"]:
+                    with pytest.raises((exceptions.TimeoutError, exceptions.ConnectionError)):
+                        await call
+                assert asyncio.get_running_loop().time() - begun <= PATIENCE * 2 + SLACK
+            assert await line.execute("ECHO", "again") == b"again"
+
+
+class TestCut:
+    @on_each_loop
+    async def test_the_next_command_connects_again(self, site: Site) -> None:
+        """As the same user and to the same database; who waited is told."""
+        url = f"redis://bob:builder@127.0.0.1:{site.port}/3?client_name={NAME}"
+        async with open_line(url) as line:
+            before = await identity(line)
+            waiting = asyncio.ensure_future(line.execute("BLPOP", "nothing", 0))
+            await eventually(lambda: [one for one in site.connections() if one["cmd"] == "blpop"])
+            site.cut()
+            with pytest.raises(exceptions.ConnectionError):
+                await waiting
+            assert await identity(line) > before
+            [client] = site.connections()
+            assert (client["user"], client["db"]) == ("bob", "3")
+
+    @on_each_loop
+    async def test_a_cut_of_an_idle_line_costs_no_command(self, site: Site) -> None:
+        """It is noticed when it happens, not with the next command."""
+        noticed = asyncio.Event()
+        async with open_line(site.named_url, on_cut=noticed.set) as line:
+            before = await identity(line)
+            site.cut()
+            await noticed.wait()
+            assert await identity(line) > before
+
+    @on_each_loop
+    async def test_a_server_that_breaks_its_protocol_is_left(self, site: Site) -> None:
+        """Nonsense, or a reply that nobody waits for: who waits is told, and the next command connects again."""
+        for nonsense in (b"?what\r\n", b"$5\r\nright\r\n$5\r\nextra\r\n"):
+            garbled = {b"$5\r\nright\r\n": nonsense}
+            async with (
+                relaying(site.url, change=lambda reply: garbled.pop(reply, reply)) as port,  # noqa: B023 - used at once
+                open_line(f"redis://127.0.0.1:{port}") as line,
+            ):
+                answers = await asyncio.gather(line.execute("ECHO", "right"), return_exceptions=True)
+                assert answers == [b"right"] or isinstance(answers[0], exceptions.ConnectionError)
+                assert not garbled
+                assert await line.execute("ECHO", "right") == b"right"
+
+    @pytest.mark.parametrize("new_loop", LOOPS.values(), ids=LOOPS)
+    def test_another_loop_gets_a_connection_of_its_own(self, site: Site, new_loop: NewLoop) -> None:
+        """And each that comes back to the line; there is never more than one."""
+        redis = open_redis(site.named_url)
+        line = Line(redis)
+        with asyncio.Runner(loop_factory=new_loop) as first, asyncio.Runner(loop_factory=new_loop) as second:
+            found = [runner.run(identity(line)) for runner in (first, first, second, first)]
+            assert found[0] == found[1] < found[2] < found[3]
+            second.run(asyncio.sleep(0))  # what it had is closed when it runs again
+            asyncio.run(eventually(lambda: len(site.connections()) == 1))
+            first.run(line.close())
+            first.run(redis.aclose())
+
+    @pytest.mark.filterwarnings("ignore::ResourceWarning")
+    @pytest.mark.parametrize("new_loop", LOOPS.values(), ids=LOOPS)
+    def test_a_loop_that_was_closed_meanwhile_is_no_obstacle(self, site: Site, new_loop: NewLoop) -> None:
+        """As where each test of a program has a loop, and none of them closes what it opened."""
+        redis = open_redis(site.named_url)
+        line = Line(redis)
+        found = []
+        for _ in range(3):
+            with asyncio.Runner(loop_factory=new_loop) as runner:
+                found.append(runner.run(identity(line)))
+        with asyncio.Runner(loop_factory=new_loop) as runner:
+            assert runner.run(identity(line)) > found[2] > found[1] > found[0]
+            runner.run(line.close())
+            runner.run(redis.aclose())
+        gc.collect()
+
+
+class TestErrors:
+    @on_each_loop
+    async def test_error_replies_are_redis_pys_exceptions(self, site: Site) -> None:
+        """Exactly the class that redis-py raises; the line stays."""
+        async with open_line(f"redis://bob:builder@127.0.0.1:{site.port}?client_name={NAME}") as line:
+            before = await identity(line)
+            await line.execute("SET", "text", "x")
+            with pytest.raises(exceptions.NoScriptError):
+                await line.execute("EVALSHA", "0" * 40, 0)
+            with pytest.raises(exceptions.NoPermissionError):
+                await line.execute("HGET", "text", "field")
+            with pytest.raises(exceptions.ResponseError, match="WRONGTYPE") as wrong:
+                await line.execute("LPUSH", "text", "x")
+            assert type(wrong.value) is exceptions.ResponseError
+            site.admin.config_set("maxmemory", 1)
+            try:
+                with pytest.raises(exceptions.OutOfMemoryError):
+                    await line.execute("SET", "text", "y")
+            finally:
+                site.admin.config_set("maxmemory", 0)
+            assert await identity(line) == before
+
+    @on_each_loop
+    async def test_a_server_that_has_become_a_replica_is_left(self, site: Site) -> None:
+        """There is another primary now: the writer is told, and the next command looks for it."""
+        async with open_line(site.named_url) as line:
+            before = await identity(line)
+            site.admin.replicaof("127.0.0.1", free_port())
+            try:
+                with pytest.raises(exceptions.ReadOnlyError):
+                    await line.execute("SET", "text", "x")
+                after = await identity(line)
+                assert after > before
+                with pytest.raises(exceptions.ReadOnlyError):
+                    await line.execute("EVAL", "return redis.call('SET', KEYS[1], 'x')", 1, "text")
+                assert await identity(line) > after
+            finally:
+                site.admin.replicaof("no", "one")
+            await line.execute("SET", "text", "x")
+
+    @on_each_loop
+    async def test_a_refused_login_is_told_to_all_and_tried_again(self, site: Site) -> None:
+        """Nobody waits for ever, and a password that was set right later is used."""
+        async with open_line(f"redis://late:secret@127.0.0.1:{site.port}?client_name={NAME}") as line:
+            for call in [asyncio.ensure_future(line.execute("PING")) for _ in range(2)]:
+                with pytest.raises(exceptions.AuthenticationError):
+                    await call
+            site.admin.acl_setuser("late", enabled=True, passwords=["+secret"], commands=["+@all"])
+            assert await line.execute("PING") == b"PONG"
+            site.admin.acl_deluser("late")
+
+
+class TestAddress:
+    @on_each_loop
+    async def test_the_url_is_understood_as_by_redis_py(self, site: Site) -> None:
+        """Socket or port, user and password, the number of the database."""
+        for url, user, database in (
+            (site.named_url, "default", "0"),
+            (f"{site.named_url}&db=2&username=bob&password=builder", "bob", "2"),
+            (f"redis://127.0.0.1:{site.port}/5?client_name={NAME}", "default", "5"),
+            (f"redis://bob:builder@localhost:{site.port}?client_name={NAME}", "bob", "0"),
+        ):
+            async with open_line(url) as line:
+                assert await line.execute("ACL", "WHOAMI") == user.encode()
+                [client] = site.connections()
+                assert (client["user"], client["db"]) == (user, database)
+
+    @on_each_loop
+    async def test_a_server_with_tls(self, site: Site, authority: Path) -> None:
+        """The certificate is checked; long commands and replies come through, and a cut is noticed."""
+        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        tls.load_cert_chain(authority, authority.with_suffix(".key"))
+        text = os.urandom(3_000_000)
+        async with relaying(site.url, tls) as port:
+            url = f"rediss://127.0.0.1:{port}?client_name={NAME}"
+            noticed = asyncio.Event()
+            async with open_line(f"{url}&ssl_ca_certs={authority}", on_cut=noticed.set) as line:
+                assert await asyncio.gather(*(line.execute("ECHO", one) for one in (text, "b"))) == [text, b"b"]
+                before = await identity(line)
+                site.cut()
+                await noticed.wait()
+                assert await identity(line) > before
+            async with open_line(url) as line:
+                with pytest.raises(exceptions.ConnectionError, match="certificate"):
+                    await line.execute("PING")
+
+    @pytest.fixture
+    def authority(self, tmp_path: Path) -> Path:
+        """A certificate that has signed itself; its key is beside it."""
+        path = tmp_path / "own.pem"
+        words = f"-x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=here -out {path} -keyout {path.with_suffix('.key')}"
+        command = ["openssl", "req", *words.split(), "-addext", "subjectAltName=IP:127.0.0.1"]
+        subprocess.run(command, check=True, capture_output=True)  # noqa: S603 - our own arguments
+        return path
+
+
+class TestSubscriber:
+    @on_each_loop
+    async def test_pushes_and_cuts_are_told(self, site: Site) -> None:
+        """Whatever arrives goes to one function, and the loss of the line to another; then it can be made again."""
+        pushes: list[Any] = []
+        cuts: list[int] = []
+        async with open_line(site.named_url, on_push=pushes.append, on_cut=lambda: cuts.append(len(pushes))) as line:
+            for count in (1, 2):
+                await line.tell("SUBSCRIBE", "news")
+                await eventually(lambda: pushes and pushes[-1][0] == b"subscribe")
+                site.admin.publish("news", "hello")
+                await eventually(lambda: pushes[-1] == [b"message", b"news", b"hello"])
+                site.cut()
+                await eventually(lambda: len(cuts) == count)  # noqa: B023
+            assert cuts == [2, 4]
+            await line.tell("NONSENSE")
+            await eventually(lambda: isinstance(pushes[-1], exceptions.ResponseError))
+
+
+class TestClose:
+    @on_each_loop
+    async def test_no_connection_is_left_and_who_waits_is_told(self, site: Site) -> None:
+        """The line can be used again, which connects again."""
+        async with open_line(site.named_url) as line:
+            await line.execute("PING")
+            waiting = asyncio.ensure_future(line.execute("BLPOP", "nothing", 0))
+            await eventually(lambda: [one for one in site.connections() if one["cmd"] == "blpop"])
+            await line.close()
+            with pytest.raises(exceptions.ConnectionError):
+                await waiting
+            await eventually(lambda: not site.connections())
+            assert await line.execute("PING") == b"PONG"
+            await line.close()
+            await line.close()
+            await eventually(lambda: not site.connections())
+
+    @on_each_loop
+    async def test_closing_a_line_that_still_connects_tells_who_waits(self, site: Site) -> None:
+        """With an error of redis-py's: nobody has cancelled them."""
+        async with open_line(site.named_url) as line:
+            with site.silent():
+                waiting = asyncio.ensure_future(line.execute("PING"))
+                await asyncio.sleep(0)
+                await line.close()
+                with pytest.raises(exceptions.RedisError):
+                    await waiting
