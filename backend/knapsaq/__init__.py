@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from knapsaq.client import Client, connect
 from knapsaq.context import Context
+from knapsaq.cron import crontab
 from knapsaq.dead_letters import DeadJob
 from knapsaq.errors import (
     BrokerError,
     ConfigurationError,
+    CronError,
     DuplicateTaskError,
     InvalidArgumentsError,
     JobError,
@@ -49,6 +51,7 @@ __all__ = [
     "Client",
     "ConfigurationError",
     "Context",
+    "CronError",
     "DeadJob",
     "Discard",
     "DuplicateTaskError",
@@ -81,6 +84,7 @@ __all__ = [
     "Worker",
     "WorkerError",
     "connect",
+    "crontab",
     "get_registry",
     "scheduled_task",
     "task",

@@ -2,6 +2,7 @@
 
     KnapsaqError
     ├── ConfigurationError          settings or options that cannot work
+    │   ├── CronError               a cron expression or interval that names no time
     │   ├── OptionError             a wrong option of @task, @scheduled_task or .using()
     │   ├── SettingsError           a wrong KNAPSAQ_* value
     │   └── TaskDefinitionError     a function that cannot be a task
@@ -53,6 +54,17 @@ class KnapsaqError(Exception):
 
 class ConfigurationError(KnapsaqError):
     """Settings or options that cannot work."""
+
+
+class CronError(ConfigurationError, ValueError):
+    """A cron expression, an interval or its zone names no time; ``field`` is the part that is wrong."""
+
+    def __init__(self, field: str, given: object, expected: str) -> None:
+        super().__init__(field, given, expected)
+        self.field, self.given, self.expected = field, given, expected
+
+    def __str__(self) -> str:
+        return f"{self.field} is {self.given!r}; expected {self.expected}"
 
 
 class OptionError(ConfigurationError):

@@ -1,23 +1,21 @@
 """Schedules: when a task runs by itself.
 
-A schedule is a cron expression of five fields in one timezone, with the
-arguments of the job that it fires. It is checked when it is defined.
+A schedule is a cron expression in one timezone, with the arguments of the job that it
+fires. It is checked when it is defined; ``timetable`` reckons its moments.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import MappingProxyType
 from typing import Any
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from croniter import CroniterBadDateError, croniter
-
-from knapsaq.errors import OptionError
-
-CRON_FIELDS = ("minute", "hour", "day of month", "month", "day of week")
+from knapsaq.errors import CronError, OptionError
+from knapsaq.timetable import Cron
+from knapsaq.wording import describe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +23,8 @@ class Schedule:
     """One cron schedule of a task.
 
     Attributes:
-        cron: Five fields: minute, hour, day of month, month, day of week.
+        cron: Five fields (minute, hour, day of month, month, day of week), six with the second as the last one, or an
+            alias such as ``@daily``.
         timezone: The IANA zone of the fields; ``None`` takes ``Settings.timezone``.
         kwargs: The arguments of each job that the schedule fires.
     """
@@ -39,29 +38,32 @@ class Schedule:
         """Return a checked schedule.
 
         Raises:
-            OptionError: The expression has not five fields, names an impossible time, or the zone is unknown.
+            OptionError: A field of the expression is wrong, its moment never comes, or the zone is unknown.
         """
-        if len(str(cron).split()) != len(CRON_FIELDS):
-            raise OptionError(place, "cron", cron, f"five fields: {', '.join(CRON_FIELDS)}, such as '0 2 * * *'")
-        if not croniter.is_valid(cron) or not _comes(cron):
-            raise OptionError(place, "cron", cron, "fields in range, such as '0 2 * * *' for 02:00 each day")
-        if timezone is not None:
-            try:
-                ZoneInfo(timezone)
-            except (ZoneInfoNotFoundError, ValueError, TypeError, OSError) as error:
-                raise OptionError(place, "timezone", timezone, "an IANA zone, such as 'Europe/Berlin'") from error
+        if not isinstance(cron, str):
+            raise OptionError(place, "cron", cron, "an expression such as '0 2 * * *' for 02:00 each day")
+        try:
+            Cron(cron, "UTC" if timezone is None else timezone)
+        except CronError as error:
+            if error.field == "timezone":
+                raise OptionError(place, "timezone", timezone, error.expected) from error
+            part = "" if error.field == "cron" else f"as {error.field} "
+            raise OptionError(place, "cron", cron, part + error.expected) from error
         return cls(cron=cron, timezone=timezone, kwargs=MappingProxyType(dict(kwargs or {})))
 
     def next_after(self, moment: datetime, default_timezone: str) -> int:
-        """Return the first due time after an aware ``moment``, in whole seconds since 1970."""
-        zone = ZoneInfo(self.timezone or default_timezone)
-        return int(croniter(self.cron, moment.astimezone(zone)).get_next(float))
+        """Return the first due time after an aware ``moment``, in whole seconds since 1970.
+
+        A local time fires once on the day on which its hour repeats, and right after the gap where it is missing.
+        """
+        timetable = _timetable(self.cron, self.timezone or default_timezone)
+        return timetable.next_after(int(moment.timestamp() * 1000)) // 1000
+
+    def describe(self, default_timezone: str) -> str:
+        """Return when it fires, in words."""
+        return describe(_timetable(self.cron, self.timezone or default_timezone))
 
 
-def _comes(cron: str) -> bool:
-    """Tell whether the moment exists: the 30th of February is in range, but never comes."""
-    try:
-        croniter(cron).get_next(float)
-    except CroniterBadDateError:
-        return False
-    return True
+@functools.lru_cache(maxsize=1024)
+def _timetable(expression: str, zone: str) -> Cron:
+    return Cron(expression, zone)

@@ -13,7 +13,7 @@ class TestTasks:
         for shown in (
             "greet",
             "mail",
-            "0 2 * * * Europe/Berlin",
+            "0 2 * * *: at 02:00 each day (Europe/Berlin)",
             "retries=3",
             "retry_on=['ValueError']",
             "shout: bool = False",
@@ -32,7 +32,12 @@ class TestTasks:
             ("y", "int", False),
         ]
         assert tasks["nightly"]["schedules"] == [
-            {"cron": "0 2 * * *", "timezone": "Europe/Berlin", "kwargs": {"batch": 3}}
+            {
+                "cron": "0 2 * * *",
+                "timezone": "Europe/Berlin",
+                "words": "at 02:00 each day (Europe/Berlin)",
+                "kwargs": {"batch": 3},
+            }
         ]
 
     def test_an_application_without_tasks_is_told_so(self, run: Run, folder: Path) -> None:

@@ -23,20 +23,45 @@ def after(schedule: Schedule, moment: datetime, default: str = "UTC") -> datetim
 
 
 class TestDefinition:
-    @pytest.mark.parametrize("cron", ["", "* * * *", "* * * * * *", "@daily", "0 2", None, 5])
-    def test_an_expression_that_has_not_five_fields_is_refused_with_their_names(self, cron: Any) -> None:
-        """Seconds and words are not cron's five fields."""
-        with pytest.raises(OptionError, match="five fields: minute, hour, day of month, month, day of week") as caught:
+    @pytest.mark.parametrize("cron", ["", "* * * *", "* * * * * * *", "@nightly", "0 2"])
+    def test_an_expression_that_has_not_cron_s_fields_is_refused_with_their_names(self, cron: str) -> None:
+        """Five fields, or six with the second; or one of the words."""
+        with pytest.raises(OptionError, match="minute, hour, day of month, month, day of week and") as caught:
             schedule(cron)
         assert (caught.value.option, caught.value.given) == ("cron", cron)
+
+    @pytest.mark.parametrize("cron", [None, 5])
+    def test_what_is_no_text_is_refused(self, cron: Any) -> None:
+        """With an expression to go by."""
+        with pytest.raises(OptionError, match="an expression such as"):
+            schedule(cron)
 
     @pytest.mark.parametrize(
         "cron", ["60 * * * *", "* 24 * * *", "* * 0 * *", "* * * 13 *", "* * * * 8", "a * * * *", "*/0 * * * *"]
     )
     def test_a_field_out_of_range_is_refused(self, cron: str) -> None:
-        """The worker never meets an expression that it cannot compute."""
-        with pytest.raises(OptionError, match="fields in range"):
+        """The field is named, with what it may be: the worker never meets an expression that it cannot compute."""
+        with pytest.raises(OptionError, match=r"expected as (minute|hour|day of month|month|day of week) .* such as"):
             schedule(cron)
+
+    @pytest.mark.parametrize(
+        ("cron", "moment", "due"),
+        [
+            ("@daily", datetime(2026, 1, 1, 12, tzinfo=UTC), datetime(2026, 1, 2, tzinfo=UTC)),
+            ("* * * * * */10", datetime(2026, 1, 1, 12, 0, 1, tzinfo=UTC), datetime(2026, 1, 1, 12, 0, 10, tzinfo=UTC)),
+        ],
+    )
+    def test_words_and_seconds_are_understood(self, cron: str, moment: datetime, due: datetime) -> None:
+        """Cron's own words, and a sixth field."""
+        assert after(schedule(cron), moment) == due
+
+    def test_a_local_time_fires_once_when_its_hour_repeats_and_once_when_it_is_missing(self) -> None:
+        """On the last Sunday of October 02:30 comes twice in Berlin, on that of March never."""
+        nightly = schedule("30 2 * * *", "Europe/Berlin")
+        first = after(nightly, datetime(2026, 10, 24, 12, tzinfo=UTC))
+        assert first == datetime(2026, 10, 25, 0, 30, tzinfo=UTC)
+        assert after(nightly, first) == datetime(2026, 10, 26, 1, 30, tzinfo=UTC)
+        assert after(nightly, datetime(2026, 3, 28, 12, tzinfo=UTC)) == datetime(2026, 3, 29, 1, tzinfo=UTC)
 
     @pytest.mark.parametrize("cron", ["0 0 30 2 *", "0 0 31 4,6 *"])
     def test_a_day_that_never_comes_is_refused(self, cron: str) -> None:

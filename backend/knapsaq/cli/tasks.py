@@ -33,7 +33,8 @@ knapsaq -A app.queue.config tasks --json
 def tasks(ctx: click.Context, as_json: bool) -> None:
     """List the tasks: name, queue, schedule, options, parameters, and where they are defined."""
     app = load(ctx.obj)
-    found = [described(task) for task in sorted(app.registry.get_all_tasks(), key=lambda task: task.name)]
+    zone = app.settings.timezone
+    found = [described(task, zone) for task in sorted(app.registry.get_all_tasks(), key=lambda task: task.name)]
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(found)).decode())
         return
@@ -42,7 +43,7 @@ def tasks(ctx: click.Context, as_json: bool) -> None:
         return
     table = Table("Task", "Queue", "Schedule", "Options", "Parameters", "Defined in")
     for one in found:
-        schedules = "\n".join(" ".join(filter(None, (each["cron"], each["timezone"]))) for each in one["schedules"])
+        schedules = "\n".join(f"{each['cron']}: {each['words']}" for each in one["schedules"])
         options = "\n".join(f"{name}={value}" for name, value in one["options"].items())
         parameters = "\n".join(each["text"] for each in one["parameters"])
         cells = (one["name"], one["queue"], schedules, options, parameters, one["location"])
@@ -50,13 +51,18 @@ def tasks(ctx: click.Context, as_json: bool) -> None:
     output().print(table)
 
 
-def described(task: Task[..., Any, Any]) -> dict[str, Any]:
-    """Return what there is to know of a task, as JSON types."""
+def described(task: Task[..., Any, Any], timezone: str) -> dict[str, Any]:
+    """Return what there is to know of a task, as JSON types; ``timezone`` is that of schedules without one."""
     return {
         "name": task.name,
         "queue": task.options.queue,
         "schedules": [
-            {"cron": each.cron, "timezone": each.timezone, "kwargs": to_json_types(dict(each.kwargs))}
+            {
+                "cron": each.cron,
+                "timezone": each.timezone,
+                "words": each.describe(timezone),
+                "kwargs": to_json_types(dict(each.kwargs)),
+            }
             for each in task.schedules
         ],
         "options": _options(task.options),
