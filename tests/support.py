@@ -7,6 +7,7 @@ import contextlib
 import inspect
 import os
 import signal
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -189,3 +190,9 @@ def answers(url: str) -> bool:
         except Exception:  # noqa: BLE001 - refused, reset or loading: it does not answer
             return False
     return False
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return int(taken.getsockname()[1])

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from knapsaq.claims import ClaimingQueue
+from knapsaq.errors import OptionError
 from knapsaq.job import META_KEY, UNKNOWN_SINCE, Job
 from knapsaq.redis import scripts
 from knapsaq.timing import from_ms
@@ -49,7 +50,15 @@ class DeadLetters:
         self._queue = queue
 
     async def page(self, offset: int, limit: int) -> list[DeadJob]:
-        """Return some of them, the newest first."""
+        """Return some of them, the newest first.
+
+        Raises:
+            OptionError: A number is out of range.
+        """
+        given: tuple[tuple[str, Any, int], ...] = (("offset", offset, 0), ("limit", limit, 1))
+        for name, value, least in given:
+            if not isinstance(value, int) or value < least:
+                raise OptionError("queue.dead()", name, value, f"a whole number from {least}")
         keys, execute = self._queue.keys, self._queue.line.execute
         found = await execute("ZREVRANGE", keys.dead, offset, offset + limit - 1, "WITHSCORES")
         ids, scores = found[::2], found[1::2]

@@ -29,6 +29,11 @@ def job_ended(job: Job, status: str) -> None:
         logger.info("job %s of task %s: %s, attempt %s", job.key, job.function, status, job.attempts)
 
 
+def job_died(job: Job) -> None:
+    """Nobody can run a job; it is among the dead letters."""
+    logger.error("job %s of task %s is a dead letter: %s", job.key, job.function, job.error)
+
+
 def job_retried(job: Job, after: float) -> None:
     """An attempt failed, and another one is due."""
     reason = (job.error or "").strip().rsplit("\n", 1)[-1]

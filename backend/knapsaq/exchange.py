@@ -56,6 +56,7 @@ class Exchange:
         self._outbox: list[Settlement] = []
         self._calls: deque[_Call] = deque()
         self._backlog = self._away = self._doubtful = False
+        self._sent_again: set[str] = set()
         self._pause_seconds = FIRST_PAUSE
 
     def post(self, *settlements: Settlement) -> None:
@@ -111,14 +112,18 @@ class Exchange:
             # They may not have been written, and the call may have claimed jobs that we have not heard of.
             self._doubtful = True
             self._outbox = settlements + self._outbox
+            self._sent_again.update(settlement.job_id for settlement in settlements)
             if not isinstance(error, (RedisError, OSError)):
                 raise
             await self._pause(error)
             return None
         self._pause_seconds = FIRST_PAUSE
         for settlement, written in zip(settlements, step.settled, strict=True):
-            if not written and settlement.verb != "stamp":
+            # One that is refused the second time has been written the first time, as a rule.
+            if not written and settlement.verb != "stamp" and settlement.job_id not in self._sent_again:
                 events.claim_lost(settlement.job_id)
+        if self._sent_again:
+            self._sent_again.difference_update(settlement.job_id for settlement in settlements)
         return step
 
     async def _pause(self, error: BaseException) -> None:

@@ -38,7 +38,8 @@ from knapsaq.timing import now_ms
 
 MAX_ERROR_CHARACTERS = 16_384
 NEVER_RETRIED = (InvalidArgumentsError, TaskDefinitionError)
-FIRST_UNKNOWN_DELAY, LONGEST_UNKNOWN_DELAY = 1.0, 30.0  # seconds for which a job of an unknown task is put back
+# Seconds for which a job of an unknown task is put back; short, as other workers that do not know it claim it too.
+FIRST_UNKNOWN_DELAY, LONGEST_UNKNOWN_DELAY = 1.0, 5.0
 NONE_PROVIDED: Mapping[str, Any] = {}
 
 

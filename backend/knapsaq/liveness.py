@@ -160,7 +160,7 @@ def _blocking_client(client: Redis) -> redis.Redis:
         kind = redis.SSLConnection
     elif issubclass(pool.connection_class, UnixDomainSocketConnection):
         kind = redis.UnixDomainSocketConnection
-    return redis.Redis(connection_pool=redis.ConnectionPool(connection_class=kind, socket_timeout=2.0, **options))
+    return redis.Redis.from_pool(redis.ConnectionPool(connection_class=kind, socket_timeout=2.0, **options))
 
 
 def _run(client: redis.Redis, script: scripts.Script, keys: list[str], args: list[scripts.Argument]) -> Any:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
@@ -39,6 +38,7 @@ from knapsaq.reading import ReadingQueue
 from knapsaq.redis import scripts
 from knapsaq.redis.connection import broker_errors, open_redis
 from knapsaq.sweeping import Sweeper
+from knapsaq.task import each_call
 from knapsaq.timing import now_ms
 
 STORED_A_CALL = 250
@@ -106,7 +106,7 @@ class Queue(ReadingQueue):
         Raises:
             The same as ``enqueue``; nothing is queued unless all calls are right.
         """
-        return await self.submit_many([self._build(name, dict(kwargs)) for kwargs in calls])
+        return await self.submit_many([self._build(name, dict(kwargs)) for kwargs in each_call(name, calls)])
 
     async def accept(self, job: SaqJob, *, once: bool = False) -> bool:
         """Store a job; calls of one turn of the loop travel together.
@@ -259,13 +259,11 @@ class Queue(ReadingQueue):
 
     async def _retry(self, job: SaqJob, error: str | None) -> None:  # noqa: ARG002 - SAQ's signature
         delay = 0 if job.attempts == 0 else job.next_retry_delay()
-        score = time.time() + delay if delay else 0
-        keys = self.keys
-        await scripts.retry(
-            self.line,
-            [keys.queued, keys.active, keys.incomplete, keys.claims, keys.aborts, keys.crashes, job.id],
-            [self.serialize(job), score],
-        )
+        score = self.now_ms() / 1000 + delay if delay else 0
+        own = self.keys
+        keys = [own.queued, own.active, own.incomplete, own.claims, own.aborts, own.crashes]
+        keys += [own.dead, own.dead_records, own.dead_reasons, job.id]
+        await scripts.retry(self.line, keys, [self.serialize(job), score])
 
     async def _update(self, job: SaqJob, status: Status | None = None, **kwargs: Any) -> None:  # noqa: ARG002
         # Only a copy that knows the end may be written over it: any other lacks the result.
@@ -288,19 +286,27 @@ class Queue(ReadingQueue):
         return twin
 
     async def dead(self, offset: int = 0, limit: int = 100) -> list[DeadJob]:
-        """Return a page of the dead letters, the newest first: jobs that nobody can run."""
-        return await self._dead_letters.page(offset, limit)
+        """Return a page of the dead letters, the newest first: jobs that nobody can run.
+
+        Raises:
+            OptionError: ``offset`` is below 0, or ``limit`` below 1.
+            BrokerError: Redis cannot be reached.
+        """
+        with broker_errors(self.settings.redacted_broker_url):
+            return await self._dead_letters.page(offset, limit)
 
     async def replay(self, *keys: str) -> int:
         """Queue dead jobs again, from their first attempt; returns how many.
 
         One whose key belongs to a newer job that has not ended stays where it is.
         """
-        return await self._dead_letters.replay(keys)
+        with broker_errors(self.settings.redacted_broker_url):
+            return await self._dead_letters.replay(keys)
 
     async def discard(self, *keys: str) -> int:
         """Forget dead jobs; returns how many."""
-        return await self._dead_letters.discard(keys)
+        with broker_errors(self.settings.redacted_broker_url):
+            return await self._dead_letters.discard(keys)
 
     async def sweep(self, lock: int = 60, abort: float = 5.0) -> list[str]:  # noqa: ARG002 - SAQ's signature
         """Put back or end the jobs of plain SAQ workers that nobody runs any more, and return their ids.

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, Unpack
 
 from typing_extensions import TypeVar as TypeVarWithDefault
 
+from knapsaq.codec import shown
 from knapsaq.context import Context
 from knapsaq.errors import InvalidArgumentsError, NotConnectedError, OptionError, TaskDefinitionError
 from knapsaq.job import META_KEY, Job, new_key
@@ -228,7 +229,7 @@ class Task(Generic[P, R, C]):
         return self._sender.send(options.queue or self.options.queue, job)
 
     def _send_many(self, options: CallOptions, calls: Iterable[Mapping[str, Any]]) -> Awaitable[list[Job[R]]]:
-        jobs = [self.build_job(options, (), kwargs) for kwargs in calls]
+        jobs = [self.build_job(options, (), kwargs) for kwargs in each_call(self.name, calls)]
         return self._sender.send_many(options.queue or self.options.queue, jobs)
 
     @property
@@ -273,6 +274,22 @@ class BoundTask(Generic[P, R]):
             OptionError: An option is unknown or out of range.
         """
         return BoundTask(self.task, self.options.merged(f".using() of task {self.task.name!r}", options))
+
+
+def each_call(task: str, calls: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """Yield the arguments of each call of ``enqueue_many``; one that is no mapping is named by its number.
+
+    Raises:
+        InvalidArgumentsError: They are no mappings of names to values.
+    """
+    if isinstance(calls, (str, bytes, Mapping)) or not isinstance(calls, Iterable):
+        raise InvalidArgumentsError(task, "*", "several mappings of argument names to values", shown(calls))
+    given: Iterable[Any] = calls
+    for number, kwargs in enumerate(given, start=1):
+        if not isinstance(kwargs, Mapping) or not all(isinstance(name, str) for name in kwargs):
+            expected = f"as call {number} a mapping of argument names to values"
+            raise InvalidArgumentsError(task, "*", expected, shown(kwargs))
+        yield kwargs
 
 
 def _apply(options: CallOptions, job: Job[Any], own: TaskOptions) -> None:

@@ -15,7 +15,7 @@ from knapsaq.redis.line import COMMAND_TIMEOUT, Line
 
 BLOCK_SECONDS = 30
 """How long an idle worker waits for a push before it looks for itself."""
-PAUSE = 1.0  # seconds until the next look after the line was cut
+PAUSE = 0.2  # seconds until the next look after the line was cut
 
 
 class Wakeup:

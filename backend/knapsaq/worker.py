@@ -225,8 +225,7 @@ class Worker(SaqWorker[Any]):
     def _stamps(self) -> list[Settlement]:
         """Return what shows jobs as active that have been begun since the last call and go on."""
         begun, self._begun = self._begun, []
-        stamps = [self.queue.stamp(one.claim) for one in begun if self._goes_on(one)]
-        return [stamp for stamp in stamps if stamp is not None]
+        return [stamp for one in begun if self._goes_on(one) and (stamp := self.queue.stamp(one.claim))]
 
     def _goes_on(self, running: Running) -> bool:
         return self._running.get(running.claim.job_id) is running
@@ -236,9 +235,9 @@ class Worker(SaqWorker[Any]):
         if self._burst_left is not None:
             self._burst_left -= 1
         if claim.crashes >= CRASH_LIMIT:
-            reason = f"the worker that ran it died {claim.crashes} times"
-            self._exchange.post(self.queue.settlement(claim, Dead(reason)))
-            events.job_ended(job, "failed")
+            dead = Dead(f"the worker that ran it died {claim.crashes} times")
+            self._exchange.post(self.queue.settlement(claim, dead))
+            events.job_died(job)
             return
         if job.status is not Status.ACTIVE:  # else its worker died, which spends no attempt
             job.attempts += 1
@@ -268,6 +267,8 @@ class Worker(SaqWorker[Any]):
         self._end(running, outcome)
         if isinstance(outcome, Retried):
             events.job_retried(job, outcome.after)
+        elif isinstance(outcome, Dead):
+            events.job_died(job)
         else:
             events.job_ended(job, job.status.value)
         if self.after_process:
@@ -346,8 +347,7 @@ class Worker(SaqWorker[Any]):
             ):
                 if score is None:
                     stored = await self.queue.job(running.claim.job.key)
-                    reason = stored.error if stored else None
-                    running.interrupt(Aborted(reason or "somebody else has ended it"))
+                    running.interrupt(Aborted((stored and stored.error) or "somebody else has ended it"))
 
     async def schedule(self, lock: int = 1) -> None:
         """Queue what is due soon, as the worker itself does all the time; for programs that step it by hand."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
-from tests.support import eventually
+from redis import Redis as BlockingRedis
+from tests.redis.lines import Site
+from tests.support import Server, eventually, free_port
 
 from knapsaq import Registry, Task
 
@@ -71,3 +73,24 @@ async def gate(registry: Registry) -> AsyncIterator[Gate]:
 
     yield gate
     gate.open()
+
+
+@pytest.fixture(scope="session")
+def line_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A server of the lines' own."""
+    server = Server(tmp_path_factory.mktemp("line"))
+    admin = BlockingRedis.from_url(server.start(), decode_responses=True)
+    port = free_port()
+    admin.config_set("port", port)
+    admin.acl_setuser("bob", enabled=True, passwords=["+builder"], keys=["*"], commands=["+@all", "-hget"])
+    yield Site(server.url, port, admin)
+    admin.close()
+    server.stop()
+
+
+@pytest.fixture
+def site(line_server: Site) -> Iterator[Site]:
+    """The server, empty, and at the end nobody is connected to it any more."""
+    line_server.admin.flushall()
+    yield line_server
+    asyncio.run(eventually(lambda: not line_server.connections()))

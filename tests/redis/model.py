@@ -150,6 +150,7 @@ class Model:
         """Queue a job again that has ended."""
         if self.is_open(key):
             return False
+        self.letters.pop(key, None)
         self._queue(key, Record(self.records[key].ttl))
         return True
 

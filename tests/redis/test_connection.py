@@ -17,6 +17,7 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
+from tests.support import free_port
 
 from knapsaq.errors import BrokerError
 from knapsaq.redis.connection import ServerInfo, check_broker, open_redis
@@ -42,12 +43,6 @@ class Server:
     def unix(self) -> str:
         """Its URL by socket."""
         return f"unix://{self.socket}?password={PASSWORD}"
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
 
 
 def is_up(port: int) -> bool:

@@ -4,151 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import gc
-import inspect
-import os
-import signal
-import ssl
-import subprocess
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import pytest
-import uvloop
-from redis import Redis as BlockingRedis
 from redis import exceptions
-from tests.redis.test_connection import free_port
-from tests.support import Proxy, Server, eventually
+from tests.redis.lines import (
+    LOOPS,
+    NAME,
+    PATIENCE,
+    SLACK,
+    NewLoop,
+    Site,
+    identity,
+    on_each_loop,
+    open_line,
+    relaying,
+)
+from tests.support import Proxy, eventually
 
 from knapsaq import Queue, Settings
 from knapsaq.redis.connection import open_redis
 from knapsaq.redis.line import Line, shared_line
-
-NAME = "line-test"
-PATIENCE = 0.4
-SLACK = 0.6
-"""Seconds that a busy machine may take on top."""
-
-Change = Callable[[bytes], bytes]
-NewLoop = Callable[[], asyncio.AbstractEventLoop]
-LOOPS: dict[str, NewLoop] = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
-
-
-def on_each_loop(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
-    """Run a test once on each kind of loop."""
-
-    @pytest.mark.parametrize("new_loop", LOOPS.values(), ids=LOOPS)
-    @functools.wraps(test)
-    def run(*self: object, new_loop: NewLoop, **fixtures: Any) -> None:
-        with asyncio.Runner(loop_factory=new_loop) as runner:
-            runner.run(test(*self, **fixtures))  # type: ignore[arg-type]
-
-    signature = inspect.signature(test)
-    added = inspect.Parameter("new_loop", inspect.Parameter.KEYWORD_ONLY)
-    run.__signature__ = signature.replace(parameters=[*signature.parameters.values(), added])  # type: ignore[attr-defined]
-    return run
-
-
-@dataclass
-class Site:
-    """A server, on a socket and on a port, and who looks after it."""
-
-    url: str
-    port: int
-    admin: Any
-
-    @property
-    def named_url(self) -> str:
-        """Its URL, by which connections can be told from the admin's."""
-        return f"{self.url}?client_name={NAME}"
-
-    def connections(self) -> list[dict[str, str]]:
-        """Return what the server knows of the connections that are under test."""
-        return [client for client in self.admin.client_list() if client["name"] == NAME]
-
-    def cut(self) -> None:
-        """Cut all of them."""
-        for client in self.connections():
-            self.admin.client_kill_filter(_id=client["id"])
-
-    @contextmanager
-    def silent(self) -> Iterator[None]:
-        """Let the server take commands and say nothing while the block runs, as one that hangs."""
-        pid = int(self.admin.info("server")["process_id"])
-        os.kill(pid, signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            os.kill(pid, signal.SIGCONT)
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """A server of this file's own."""
-    server = Server(tmp_path_factory.mktemp("line"))
-    admin = BlockingRedis.from_url(server.start(), decode_responses=True)
-    port = free_port()
-    admin.config_set("port", port)
-    admin.acl_setuser("bob", enabled=True, passwords=["+builder"], keys=["*"], commands=["+@all", "-hget"])
-    yield Site(server.url, port, admin)
-    admin.close()
-    server.stop()
-
-
-@pytest.fixture
-def site(server: Site) -> Iterator[Site]:
-    """The server, empty, and at the end nobody is connected to it any more."""
-    server.admin.flushall()
-    yield server
-    asyncio.run(eventually(lambda: not server.connections()))
-
-
-@asynccontextmanager
-async def open_line(url: str, patience: float = 10.0, **options: Any) -> AsyncIterator[Line]:
-    """Open a line, and close it."""
-    redis = open_redis(url)
-    line = Line(redis, patience, **options)
-    try:
-        yield line
-    finally:
-        await line.close()
-        await redis.aclose()
-
-
-@asynccontextmanager
-async def relaying(url: str, tls: ssl.SSLContext | None = None, change: Change = bytes) -> AsyncIterator[int]:
-    """Pass everything on to a server, with TLS or with changed replies; gives the port."""
-    pumps: set[asyncio.Task[None]] = set()
-
-    async def pump(
-        reader: asyncio.StreamReader, writer: asyncio.StreamWriter, change: Callable[[bytes], bytes]
-    ) -> None:
-        with contextlib.suppress(OSError):
-            while data := await reader.read(1 << 16):
-                writer.write(change(data))
-        writer.close()
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        from_server, to_server = await asyncio.open_unix_connection(unquote(url.removeprefix("unix://")))
-        pumps.add(asyncio.create_task(pump(reader, to_server, bytes)))
-        pumps.add(asyncio.create_task(pump(from_server, writer, change)))
-
-    listening = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
-    try:
-        yield listening.sockets[0].getsockname()[1]
-        await asyncio.gather(*pumps)
-    finally:
-        listening.close()
-
-
-async def identity(line: Line) -> int:
-    """Return the server's number of the connection."""
-    return int(await line.execute("CLIENT", "ID"))
 
 
 class TestOrder:
@@ -321,102 +199,6 @@ class TestCut:
             runner.run(line.close())
             runner.run(redis.aclose())
         gc.collect()
-
-
-class TestErrors:
-    @on_each_loop
-    async def test_error_replies_are_redis_pys_exceptions(self, site: Site) -> None:
-        """Exactly the class that redis-py raises; the line stays."""
-        async with open_line(f"redis://bob:builder@127.0.0.1:{site.port}?client_name={NAME}") as line:
-            before = await identity(line)
-            await line.execute("SET", "text", "x")
-            with pytest.raises(exceptions.NoScriptError):
-                await line.execute("EVALSHA", "0" * 40, 0)
-            with pytest.raises(exceptions.NoPermissionError):
-                await line.execute("HGET", "text", "field")
-            with pytest.raises(exceptions.ResponseError, match="WRONGTYPE") as wrong:
-                await line.execute("LPUSH", "text", "x")
-            assert type(wrong.value) is exceptions.ResponseError
-            site.admin.config_set("maxmemory", 1)
-            try:
-                with pytest.raises(exceptions.OutOfMemoryError):
-                    await line.execute("SET", "text", "y")
-            finally:
-                site.admin.config_set("maxmemory", 0)
-            assert await identity(line) == before
-
-    @on_each_loop
-    async def test_a_server_that_has_become_a_replica_is_left(self, site: Site) -> None:
-        """There is another primary now: the writer is told, and the next command looks for it."""
-        async with open_line(site.named_url) as line:
-            before = await identity(line)
-            site.admin.replicaof("127.0.0.1", free_port())
-            try:
-                with pytest.raises(exceptions.ReadOnlyError):
-                    await line.execute("SET", "text", "x")
-                after = await identity(line)
-                assert after > before
-                with pytest.raises(exceptions.ReadOnlyError):
-                    await line.execute("EVAL", "return redis.call('SET', KEYS[1], 'x')", 1, "text")
-                assert await identity(line) > after
-            finally:
-                site.admin.replicaof("no", "one")
-            await line.execute("SET", "text", "x")
-
-    @on_each_loop
-    async def test_a_refused_login_is_told_to_all_and_tried_again(self, site: Site) -> None:
-        """Nobody waits for ever, and a password that was set right later is used."""
-        async with open_line(f"redis://late:secret@127.0.0.1:{site.port}?client_name={NAME}") as line:
-            for call in [asyncio.ensure_future(line.execute("PING")) for _ in range(2)]:
-                with pytest.raises(exceptions.AuthenticationError):
-                    await call
-            site.admin.acl_setuser("late", enabled=True, passwords=["+secret"], commands=["+@all"])
-            assert await line.execute("PING") == b"PONG"
-            site.admin.acl_deluser("late")
-
-
-class TestAddress:
-    @on_each_loop
-    async def test_the_url_is_understood_as_by_redis_py(self, site: Site) -> None:
-        """Socket or port, user and password, the number of the database."""
-        for url, user, database in (
-            (site.named_url, "default", "0"),
-            (f"{site.named_url}&db=2&username=bob&password=builder", "bob", "2"),
-            (f"redis://127.0.0.1:{site.port}/5?client_name={NAME}", "default", "5"),
-            (f"redis://bob:builder@localhost:{site.port}?client_name={NAME}", "bob", "0"),
-        ):
-            async with open_line(url) as line:
-                assert await line.execute("ACL", "WHOAMI") == user.encode()
-                [client] = site.connections()
-                assert (client["user"], client["db"]) == (user, database)
-
-    @on_each_loop
-    async def test_a_server_with_tls(self, site: Site, authority: Path) -> None:
-        """The certificate is checked; long commands and replies come through, and a cut is noticed."""
-        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        tls.load_cert_chain(authority, authority.with_suffix(".key"))
-        text = os.urandom(3_000_000)
-        async with relaying(site.url, tls) as port:
-            url = f"rediss://127.0.0.1:{port}?client_name={NAME}"
-            noticed = asyncio.Event()
-            async with open_line(f"{url}&ssl_ca_certs={authority}", on_cut=noticed.set) as line:
-                assert await asyncio.gather(*(line.execute("ECHO", one) for one in (text, "b"))) == [text, b"b"]
-                before = await identity(line)
-                site.cut()
-                await noticed.wait()
-                assert await identity(line) > before
-            async with open_line(url) as line:
-                with pytest.raises(exceptions.ConnectionError, match="certificate"):
-                    await line.execute("PING")
-
-    @pytest.fixture
-    def authority(self, tmp_path: Path) -> Path:
-        """A certificate that has signed itself; its key is beside it."""
-        path = tmp_path / "own.pem"
-        words = f"-x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=here -out {path} -keyout {path.with_suffix('.key')}"
-        command = ["openssl", "req", *words.split(), "-addext", "subjectAltName=IP:127.0.0.1"]
-        subprocess.run(command, check=True, capture_output=True)  # noqa: S603 - our own arguments
-        return path
 
 
 class TestSubscriber:

@@ -406,8 +406,14 @@ class TestBadRecords:
         assert [job.key async for job in queue.iter_jobs()] == ["good"]
         swept = await Sweeper(queue).run_once()
         assert sorted(swept) == [queue.job_id("bad"), queue.job_id("foreign")]
-        assert (await lists(queue))["active"] == ["good"]
+        left = await lists(queue)
+        assert (left["active"], sorted(left["queued"])) == (["good"], ["bad", "foreign"])
+        async with working(queue):  # who claims them buries them
+            await eventually(lambda: self._two_letters(queue))
         assert await queue.redis.ttl(queue.job_id("bad")) > 0
+
+    async def _two_letters(self, queue: Queue) -> bool:
+        return {letter.key for letter in await queue.dead()} == {"bad", "foreign"}
 
     async def test_saqs_own_sweep_goes_past_it_too(self, queue: Queue) -> None:
         """The method of SAQ's queue, for who calls it."""

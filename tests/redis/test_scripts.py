@@ -96,7 +96,10 @@ def number(*, least: float = 0) -> Check:
 
 
 def text(pattern: str) -> Check:
-    return Check(lambda value: re.fullmatch(pattern, str(value)) is not None, pattern)
+    def fits(value: object) -> bool:
+        return re.fullmatch(pattern, value.decode() if isinstance(value, bytes) else str(value)) is not None
+
+    return Check(fits, pattern)
 
 
 RECORD = Check(lambda value: isinstance(value, bytes) and value.startswith(b'{"'), "a job's record")

@@ -10,7 +10,7 @@
 | `saq:<queue>:leases` | sorted set | workers by the millisecond at which their lease runs out | rescue |
 | `saq:<queue>:claims` | hash | worker and token of each job that runs on one of ours | settle, rescue |
 | `saq:<queue>:crashes` | hash | deaths of workers that ran a job, a line each | finish, abort, a new job of the key |
-| `saq:<queue>:dead` | sorted set | ids of dead letters by the millisecond of their death | replay, discard |
+| `saq:<queue>:dead` | sorted set | ids of dead letters by the millisecond of their death | replay, discard, retry |
 | `saq:<queue>:dead:records` | hash | what each dead job's record was | replay, discard |
 | `saq:<queue>:dead:reasons` | hash | why it died, and the deaths of its workers | replay, discard |
 | `saq:<queue>:aborts` | hash | why a running job is to end | finish, one hour |

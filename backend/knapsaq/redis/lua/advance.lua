@@ -60,7 +60,7 @@ local function bury(job, record)
   call('HSET', reasons, job, reason .. '\n' .. (some_crashed and call('HGET', crashes, job) or ''))
 end
 
-local settled, unclaimed, ended = {}, {}, {}
+local settled, unclaimed, ended, released = {}, {}, {}, {}
 local count = #KEYS - OWN_KEYS
 if count > 0 then
   local held = call('HMGET', claims, unpack(KEYS, OWN_KEYS + 1))
@@ -109,12 +109,20 @@ if count > 0 then
             call('ZADD', incomplete, string.format('%.3f', now / 1000 + number), job)
           else
             call('ZADD', incomplete, 0, job)
-            call(verb == 'release' and 'LPUSH' or 'RPUSH', queued, job)
+            if verb == 'release' then
+              released[#released + 1] = job
+            else
+              call('RPUSH', queued, job)
+            end
           end
         end
         call('PUBLISH', job, status)
       end
     end
+  end
+  -- To the front, in the order in which they came.
+  for i = #released, 1, -1 do
+    call('LPUSH', queued, released[i])
   end
   if #unclaimed > 0 then call('HDEL', claims, unpack(unclaimed)) end
   if #ended > 0 then call('ZREM', incomplete, unpack(ended)) end
@@ -175,6 +183,7 @@ while ids do
         forget(job)
       end
     elseif suspect and suspected then
+      next_due = nil
       call('ZADD', incomplete, string.format('%.3f', now / 1000 + APART_SECONDS), job)
     else
       suspected = suspected or suspect
@@ -208,4 +217,7 @@ if some_aborts then
   end
 end
 
+if not next_due then
+  next_due = call('ZRANGEBYSCORE', incomplete, '(0', '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2]
+end
 return { now, next_due, settled, claimed, wanted_aborts }

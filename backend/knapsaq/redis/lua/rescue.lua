@@ -15,16 +15,26 @@ if expiry and tonumber(expiry) > tonumber(now) then
 end
 
 local ABORTED_SECONDS = 3600
-local rescued = {}
+local rescued, own = {}, {}
 local all = redis.call('HGETALL', claims)
 for i = 1, #all, 2 do
   local job = all[i]
   if string.sub(all[i + 1], 1, #worker + 1) == worker .. ' ' then
     redis.call('HDEL', claims, job)
-    if not redis.call('ZSCORE', incomplete, job) then
+    if redis.call('ZSCORE', incomplete, job) then
+      own[job] = true
+    elseif redis.call('TTL', job) == -1 then
       -- It ended otherwise; one that a program of SAQ was aborting keeps that status for a while.
-      if redis.call('TTL', job) == -1 then redis.call('EXPIRE', job, ABORTED_SECONDS) end
-    elseif redis.call('LREM', active, 1, job) == 1 then
+      redis.call('EXPIRE', job, ABORTED_SECONDS)
+    end
+  end
+end
+-- From the last to the first, so that they wait in the order in which they were taken.
+local running = redis.call('LRANGE', active, 0, -1)
+for i = #running, 1, -1 do
+  local job = running[i]
+  if own[job] then
+    if redis.call('LREM', active, -1, job) == 1 then
       redis.call('LPUSH', queued, job)
       redis.call('HSET', crashes, job, (redis.call('HGET', crashes, job) or '') .. now .. ' ' .. worker .. '\n')
       rescued[#rescued + 1] = job
