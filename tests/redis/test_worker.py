@@ -603,16 +603,18 @@ class TestOutage:
         own = settings.model_copy(update={"broker_url": proxy.url})
         async with proxy.listening(), connect(own, registry=registry) as client:
             queue = client.queue()
+            producer = Queue.from_url(broker_url, registry=registry, settings=settings)
             await queue.redis.flushall()
             async with working(queue, concurrency=5):
                 known = await queued(queue, "held")
                 await gate.entered()
                 proxy.lose(1, lambda request, reply: advance.sha.encode() in request and b"held" in reply)
-                unheard_of = await queued(queue, "held")
+                unheard_of = await queued(producer, "held")  # over a line of its own, which is not cut
                 await eventually(lambda: proxy.lost == 1)
                 await gate.entered(2)
                 gate.open()
                 await ended(known, unheard_of)
+            await producer.disconnect()
             assert sorted(gate.begun) == sorted([known.key, unheard_of.key])
             assert unheard_of.attempts == 1
             assert await left_behind(queue) == []
