@@ -46,7 +46,8 @@ class Deadline:
     def close(self) -> bool:
         """End it; returns whether it was this, and nobody else, that cancelled the task."""
         self._timer.cancel()
-        return self.expired and self._task.uncancel() <= self._asked
+        expired, self.expired = self.expired, False
+        return expired and self._task.uncancel() <= self._asked
 
     def _arm(self) -> None:
         if self.when is not None:

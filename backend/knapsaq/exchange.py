@@ -25,6 +25,8 @@ from knapsaq.queue import Queue
 from knapsaq.running import Running
 
 CLAIMED_A_CALL = SETTLED_A_CALL = 500
+BYTES_A_CALL = 4 * 1024 * 1024
+COMPARED_SECONDS = 60.0  # between two comparisons of what the worker runs with its claims in Redis
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # seconds between attempts to reach Redis
 
 
@@ -57,6 +59,7 @@ class Exchange:
         self._calls: deque[_Call] = deque()
         self._backlog = self._away = self._doubtful = False
         self._sent_again: set[str] = set()
+        self._compared_at = 0.0
         self._pause_seconds = FIRST_PAUSE
 
     def post(self, *settlements: Settlement) -> None:
@@ -79,22 +82,46 @@ class Exchange:
         """
         room -= sum(call.want for call in self._calls)
         if not self._calls:
+            # A call that was given up may have been served later, by a proxy that had kept it.
+            now = asyncio.get_running_loop().time()
+            self._compared_at = self._compared_at or now
+            if now > self._compared_at + COMPARED_SECONDS:
+                self._doubtful, self._compared_at = True, now
             room -= self._send(room)
         if self._backlog and not self._doubtful and len(self._calls) == 1:
             want = min(room, self._half)
             if want > 0 and len(self._outbox) + want >= self._half:
                 self._send(room)
         call = self._calls.popleft()
-        step = await call.reply
+        try:
+            step = await call.reply
+        except BaseException:
+            self._doubtful = True  # it may have claimed jobs
+            raise
         taken = len(step.claims) + len(step.unreadable) if step else 0
         self._backlog = 0 < call.want == taken
         return step, taken < call.want
 
     def _send(self, room: int) -> int:
         want = min(room, CLAIMED_A_CALL, self._half if self._backlog else room)
-        settlements, self._outbox = self._outbox[:SETTLED_A_CALL], self._outbox[SETTLED_A_CALL:]
+        size = count = 0
+        for settlement in self._outbox[:SETTLED_A_CALL]:
+            size += len(settlement.payload)
+            if count and size > BYTES_A_CALL:
+                break
+            count += 1
+        settlements, self._outbox = self._outbox[:count], self._outbox[count:]
+        if self._sent_again:
+            settlements = [self._fresh(settlement) for settlement in settlements]
         self._calls.append(_Call(want, asyncio.create_task(self._advance(settlements, want))))
         return want
+
+    def _fresh(self, settlement: Settlement) -> Settlement:
+        """Return a stamp as its job is now: the task may have written it since."""
+        running = self._running.get(settlement.job_id)
+        if settlement.verb != "stamp" or running is None or running.claim.token != settlement.token:
+            return settlement
+        return self._queue.stamp(running.claim) or settlement
 
     async def _advance(self, settlements: list[Settlement], want: int) -> Advance | None:
         """Make one call; without Redis keep the settlements, wait a while and return None."""
@@ -108,6 +135,7 @@ class Exchange:
                 known.update(settlement.job_id for settlement in self._outbox + step.unreadable)
                 self._outbox += await self._queue.unknown_claims(self._worker, known)
                 self._doubtful = False
+                self._compared_at = asyncio.get_running_loop().time()
         except BaseException as error:
             # They may not have been written, and the call may have claimed jobs that we have not heard of.
             self._doubtful = True

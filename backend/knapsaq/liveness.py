@@ -139,6 +139,7 @@ class LeaseKeeper(threading.Thread):
             if any(belongs_to(claim, self._worker) for claim in claims):
                 return  # jobs whose outcome Redis does not have; they are handed back when the lease has run out
             self._redis.zrem(keys.leases, self._worker)
+            self._redis.publish(keys.wake, "due")  # the due times that this worker alone had heard of
             if not self._redis.exists(keys.leases):
                 self._redis.delete(keys.saq_sweep_lock, keys.saq_schedule_lock)
         except (RedisError, OSError):

@@ -22,7 +22,6 @@ from weakref import WeakKeyDictionary
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from knapsaq.batching import Batcher
 from knapsaq.redis.line import Line
@@ -188,17 +187,19 @@ class Pushes:
             self._begin(self._mend())
 
     async def _mend(self) -> None:
-        while names := list(self._channels):
+        while self._channels:
             await asyncio.sleep(MENDED_AFTER)
             with suppress(RedisError, OSError):
-                await self._subscribe_all(names)
+                if names := list(self._channels):
+                    await self._subscribe_all(names)
                 return
 
     def _look(self) -> None:
         self._tell_everybody()
-        for channel in self._channels.values():
-            if channel.overdue and not channel.confirmed:
-                channel.settle(RedisTimeoutError("the server has confirmed no subscription"))
+        channels = self._channels.values()
+        if any(channel.overdue and not channel.confirmed for channel in channels):
+            self._begin(self._line.close())  # the line is dead; a cut like any other
+        for channel in channels:
             channel.overdue = True
         loop = asyncio.get_running_loop()
         self._looking = loop.call_later(LOOK_SECONDS, self._look) if self._channels else None

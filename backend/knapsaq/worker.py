@@ -361,25 +361,25 @@ class Worker(SaqWorker[Any]):
         Returns:
             Whether there was one within ``dequeue_timeout`` seconds; 0 waits until there is.
         """
+        keeper = LeaseKeeper(self.queue, self.id)
         try:
             if not (claims := await self._claim_one()):
                 return False
+            keeper.start()
             await self._injector.open()
             self._begin(claims[0])
             await self.queue.advance(self.id, self._stamps(), 0)
             await asyncio.gather(*self.tasks)
-            async with self._stop_lock:
-                while self._exchange.pending:
-                    await self._exchange.next(0)
         finally:
+            while self._exchange.pending:
+                await self._exchange.next(0)
             await self._wakeup.close()
             await self._injector.close()
-            await self.queue.redis.zrem(self.queue.keys.leases, self.id)
+            await asyncio.to_thread(keeper.stop)  # which leaves the lease as long as a claim is left
         return True
 
     async def _claim_one(self) -> list[Claim]:
-        loop = asyncio.get_running_loop()
-        end = loop.time() + (self.dequeue_timeout or math.inf)
+        end = (loop := asyncio.get_running_loop()).time() + (self.dequeue_timeout or math.inf)
         while not (claims := await self.queue.claim(1, worker=self.id)) and loop.time() < end:
             self._signal.clear()
             self._wakeup.watch()

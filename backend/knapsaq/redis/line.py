@@ -143,17 +143,25 @@ class _Wire(asyncio.Protocol):
         self.on_push: Push | None = None
         self.on_cut: Callable[[], None] | None = None
         self._writer = writer  # which closes the transport when nobody holds it
-        self.write = writer.transport.write
         self._reader = hiredis.Reader(protocolError=InvalidResponse, replyError=error, notEnoughData=_Wire)
         self._waiting: deque[asyncio.Future[Any]] = deque()
         self._patience = patience
         self._timer: asyncio.TimerHandle | None = None
         self._heard = 0
 
+    def write(self, command: bytes) -> None:
+        if self.closed:  # it was cut between its handshake and its first command
+            raise RedisConnectionError(CUT)
+        try:
+            self._writer.transport.write(command)
+        except RuntimeError as error:  # uvloop closes a transport before it says so
+            self.close(RedisConnectionError(CUT))
+            raise RedisConnectionError(CUT) from error
+
     def ask(self, command: bytes) -> asyncio.Future[Any]:
+        self.write(command)
         reply = self.loop.create_future()
         self._waiting.append(reply)
-        self.write(command)
         if self._timer is None:
             self._timer = self.loop.call_later(self._patience, self._check, self._heard)
         return reply

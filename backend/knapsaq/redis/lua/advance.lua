@@ -27,8 +27,12 @@ else
   now = tonumber(now)
 end
 
-local some_crashed = call('EXISTS', crashes) == 1
-local some_aborts = call('EXISTS', aborts) == 1
+local some_crashed = call('HLEN', crashes) > 0
+local some_aborts = call('HLEN', aborts) > 0
+-- A key of a wrong kind has to end the call before anything is popped.
+call('HLEN', claims)
+call('LLEN', active)
+call('ZCARD', leases)
 
 local function forget(job)
   if some_crashed then call('HDEL', crashes, job) end
