@@ -156,8 +156,11 @@ class ClaimingQueue(RedisQueue):
         return Advance(claims, settled, wait, reasons, unreadable)
 
     async def claim(self, n: int, *, worker: str) -> list[Claim]:
-        """Claim up to ``n`` jobs for a worker."""
-        return (await self.advance(worker, [], n)).claims
+        """Claim up to ``n`` jobs for a worker; records that cannot be read are buried."""
+        step = await self.advance(worker, [], n)
+        if step.unreadable:
+            await self.advance(worker, step.unreadable, 0)
+        return step.claims
 
     async def settle(self, claim: Claim, outcome: Outcome, *, worker: str) -> bool:
         """Write an outcome; False where the claim was lost and nothing was written."""

@@ -297,6 +297,13 @@ class TestUnreadableRecords:
         assert await queue.discard("wrong") == len(step.unreadable)
         assert await left_behind(queue) == []
 
+    async def test_who_only_claims_buries_them_too(self, queue: Queue, echo: AnyTask) -> None:
+        """A worker that is stepped by hand leaves none behind among the active jobs."""
+        await store(queue, "wrong", b"{")
+        assert await queue.claim(1, worker="w") == []
+        assert await queue.discard("wrong") == 1
+        assert await left_behind(queue) == []
+
     async def test_random_bytes_never_stop_a_claim(self, queue: Queue, echo: AnyTask) -> None:
         """A hundred records of noise, and true ones with one byte changed; the last job comes through."""
         noise = random.Random(20261120)  # noqa: S311 - noise that is the same each time
