@@ -28,7 +28,7 @@ class Batcher(Generic[Request, Answer]):
         self,
         call: Callable[[Sequence[Request]], Awaitable[Sequence[Answer]]],
         limit: int,
-        weight: Callable[[Request], float] | None = None,
+        weight: Callable[[Request], float] = lambda _request: 1,
     ) -> None:
         self._call = call
         self._limit = limit
@@ -70,14 +70,10 @@ class Batcher(Generic[Request, Answer]):
 
     def _parts(self, items: Sequence[Item], request_of: Callable[[Item], Request]) -> Iterator[list[Item]]:
         """Yield runs of items, each as much as a call may carry."""
-        weigh = self._weight
-        if weigh is None:
-            yield from (list(items[start : start + self._limit]) for start in range(0, len(items), self._limit))
-            return
         part: list[Item] = []
         carried = 0.0
         for item in items:
-            weight = weigh(request_of(item))
+            weight = self._weight(request_of(item))
             if part and carried + weight > self._limit:
                 yield part
                 part, carried = [], 0.0

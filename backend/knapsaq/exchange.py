@@ -85,8 +85,7 @@ class Exchange:
             # A call that was given up may have been served later, by a proxy that had kept it.
             now = asyncio.get_running_loop().time()
             self._compared_at = self._compared_at or now
-            if now > self._compared_at + COMPARED_SECONDS:
-                self._doubtful, self._compared_at = True, now
+            self._doubtful |= now > self._compared_at + COMPARED_SECONDS
             room -= self._send(room)
         if self._backlog and not self._doubtful and len(self._calls) == 1:
             want = min(room, self._half)

@@ -182,7 +182,7 @@ class Executor:
             deadline.go_on(left)
 
     def _retried(self, task: Task[..., Any, Any] | None, job: Job[Any], signal: Retry) -> Outcome:
-        said = task is None or task.options.retries is not None or job.retries != 1 or _says_no_retries(job)
+        said = task is None or task.options.retries is not None or job.retries != 1 or "retries" in job.extras
         attempts = job.retries if said else self._settings.task_max_retries + 1
         error = _text(signal.__cause__ or signal.__context__ or signal)
         if job.attempts >= attempts:
@@ -238,10 +238,6 @@ def _forget_unknown(job: Job[Any]) -> None:
     extras = job.extras
     if UNKNOWN_SINCE in extras:
         job.meta = {**job.meta, META_KEY: {name: extras[name] for name in extras if name != UNKNOWN_SINCE}}
-
-
-def _says_no_retries(job: Job[Any]) -> bool:
-    return "retries" in job.extras
 
 
 def _stored(job: Job[Any], result: Any) -> tuple[Any, str | None]:

@@ -215,7 +215,4 @@ _shared: WeakKeyDictionary[Redis, Pushes] = WeakKeyDictionary()
 
 def shared_pushes(redis: Redis) -> Pushes:
     """Return what all queues of a client share."""
-    pushes = _shared.get(redis)
-    if pushes is None:
-        pushes = _shared[redis] = Pushes(redis)
-    return pushes
+    return _shared.setdefault(redis, Pushes(redis))

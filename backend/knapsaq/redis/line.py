@@ -66,16 +66,12 @@ class Line:
         Raises:
             redis.exceptions.RedisError: Redis cannot be reached, refused the command, or does not answer.
         """
-        wire = self._wire
-        if wire is None or wire.closed or wire.loop is not asyncio.get_running_loop():
-            wire = await self._open()
+        wire = self._usable() or await self._open()
         return await wire.ask(_packed(words))
 
     async def tell(self, *words: Any) -> None:
         """Send a command of a subscriber, whose answers are pushes."""
-        wire = self._wire
-        if wire is None or wire.closed or wire.loop is not asyncio.get_running_loop():
-            wire = await self._open()
+        wire = self._usable() or await self._open()
         wire.write(_packed(words))
 
     async def close(self) -> None:
@@ -88,6 +84,10 @@ class Line:
         if wire is not None:
             wire.close(RedisConnectionError(CLOSED))
             await asyncio.sleep(0)  # the transport takes its leave in the next turn
+
+    def _usable(self) -> _Wire | None:
+        wire = self._wire
+        return None if wire is None or wire.closed or wire.loop is not asyncio.get_running_loop() else wire
 
     async def _open(self) -> _Wire:
         loop = asyncio.get_running_loop()
@@ -122,10 +122,7 @@ _shared: WeakKeyDictionary[Redis, Line] = WeakKeyDictionary()
 
 def shared_line(redis: Redis) -> Line:
     """Return the line that all queues of a client share."""
-    line = _shared.get(redis)
-    if line is None:
-        line = _shared[redis] = Line(redis)
-    return line
+    return _shared.setdefault(redis, Line(redis))
 
 
 class _Wire(asyncio.Protocol):
