@@ -30,7 +30,7 @@ from knapsaq.job import Job, Record
 from knapsaq.outcomes import Dead, Failed, Outcome, Released, Retried, Succeeded
 from knapsaq.redis import scripts
 from knapsaq.redis.keys import Keys
-from knapsaq.redis.line import shared_line, text
+from knapsaq.redis.line import Line, shared_line, text
 from knapsaq.registry import Registry
 from knapsaq.settings import TEN_YEARS, Settings
 from knapsaq.timing import now_ms
@@ -122,18 +122,21 @@ class ClaimingQueue(RedisQueue):
         """Return the clock's time, or this machine's, in milliseconds since 1970."""
         return self.clock() if self.clock else now_ms()
 
-    async def advance(self, worker: str, settlements: Sequence[Settlement], want: int) -> Advance:
+    async def advance(
+        self, worker: str, settlements: Sequence[Settlement], want: int, line: Line | None = None
+    ) -> Advance:
         """Settle, promote what is due, and claim: one call.
 
         Args:
             worker: The id of the worker that claims.
             settlements: What is to be written about jobs that the worker has claimed.
             want: How many jobs it can start, 0 or more.
+            line: The way to Redis; the one that all callers share unless given.
         """
         self._calls += 1
         token = f"{worker} {now_ms()}.{self._calls}"
         reply = await scripts.advance(
-            self.line,
+            line or self.line,
             self.keys.of_advance + [settlement.job_id for settlement in settlements],
             [self.now_argument, worker, want, token, int(self.settings.lease * 1000), CRASH_LIMIT - 1]
             + [field for settlement in settlements for field in (settlement.head, settlement.payload)],
@@ -211,8 +214,8 @@ class ClaimingQueue(RedisQueue):
             return Settlement(claim.job_id, claim.token, "finish", record, ttl, job.status.value)
 
     def _buried(self, job_id: str, token: str, reason: str) -> Settlement:
-        record = self._bare(job_id, "unknown", Status.FAILED, " ".join(utf8(reason).split()))
-        return Settlement(job_id, token, "bury", record, self.settings.result_ttl, "failed")
+        record = self._bare(job_id, "unknown", Status.FAILED, _one_line(reason))
+        return Settlement(job_id, token, "bury", _with_reason(reason, record), self.settings.result_ttl, "failed")
 
     def _bare(self, job_id: str, function: str, status: Status, error: str) -> bytes | str:
         key = utf8(self.job_key_from_id(job_id))
@@ -239,7 +242,10 @@ class ClaimingQueue(RedisQueue):
             job.status, job.error = Status.ABORTED, outcome.reason
             self.aborted += 1
             status = "aborted"
-        return Settlement(claim.job_id, claim.token, verb, self._final(job), self.whole_ttl(job), status)
+        record = self._final(job)
+        if verb == "bury":
+            record = _with_reason(job.error or "", record)
+        return Settlement(claim.job_id, claim.token, verb, record, self.whole_ttl(job), status)
 
     def whole_ttl(self, job: SaqJob) -> int:
         """Return for how many seconds an ended job is kept, as Redis takes them; 0 is for ever, below 0 not at all."""
@@ -250,9 +256,9 @@ class ClaimingQueue(RedisQueue):
     def _final(self, job: Job[Any]) -> bytes | str:
         """Return an ended job's record; a result that is too large gives way to the reason."""
         payload, limit = self._record(job), self.settings.max_payload_bytes
-        if len(payload) <= limit or job.result is None:
+        if len(payload) <= limit or (size := len(self.dump(job.result))) <= limit:
             return payload
-        job.error = str(PayloadTooLargeError(f"the result of task {job.function!r}", len(payload), limit))
+        job.error = str(PayloadTooLargeError(f"the result of task {job.function!r}", size, limit))
         job.result = None
         return self._record(job)
 
@@ -279,8 +285,17 @@ class ClaimingQueue(RedisQueue):
             job.status = Status(status)
         return job
 
+    def load(self, payload: bytes | str) -> dict[str, Any]:
+        """Return a record's fields."""
+        return dict(self._load(payload))
+
+    def dump(self, fields: Any) -> bytes | str:
+        """Return fields as they are stored."""
+        dumped: bytes | str = self._dump(fields)
+        return dumped
+
     def _decoded(self, payload: dict[str, Any] | str | bytes, job_id: str = "") -> Job[Any]:
-        record = dict(payload) if isinstance(payload, dict) else self._load(payload)
+        record = dict(payload) if isinstance(payload, dict) else self.load(payload)
         job: Job[Any] = Job.from_record(record)
         if record.get("queue") != self.name:
             msg = f"it belongs to queue {record.get('queue')!r}"
@@ -308,6 +323,15 @@ class ClaimingQueue(RedisQueue):
 def belongs_to(claim: bytes, worker: str) -> bool:
     """Tell whether an entry of the hash of claims is a worker's."""
     return claim.startswith(f"{worker} ".encode())
+
+
+def _one_line(text: str) -> str:
+    return " ".join(utf8(text).split())
+
+
+def _with_reason(reason: str, record: bytes | str) -> bytes:
+    """Return a dead job's record behind the reason of its death."""
+    return f"{_one_line(reason)}\n".encode() + (record.encode() if isinstance(record, str) else record)
 
 
 def _wait_again(job: Job[Any], outcome: Retried | Released) -> None:

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-import msgspec
-
 from knapsaq.claims import ClaimingQueue
 from knapsaq.errors import OptionError
 from knapsaq.job import META_KEY, UNKNOWN_SINCE, Job
@@ -80,7 +78,7 @@ class DeadLetters:
             record = await queue.line.execute("HGET", own.dead_records, job_id)
             if record is not None:
                 names = [own.dead, own.dead_records, own.dead_reasons, own.incomplete, own.queued, own.crashes, job_id]
-                replayed += await scripts.replay(queue.line, names, [_revived(record)])
+                replayed += await scripts.replay(queue.line, names, [self._revived(record)])
         return replayed
 
     async def discard(self, keys: tuple[str, ...]) -> int:
@@ -110,29 +108,27 @@ class DeadLetters:
         why, *deaths = reason.decode(errors="backslashreplace").split("\n")
         history = tuple(_death(line) for line in deaths if line)
         died_at = from_ms(int(min(max(died_ms, 0), LATEST_MS)))
-        return DeadJob(self._key(job_id), _function(record), why, record, died_at, history)
+        return DeadJob(self._key(job_id), self._function(record), why, record, died_at, history)
+
+    def _function(self, record: bytes) -> str | None:
+        try:
+            return Job.from_record(self._queue.load(record)).function
+        except Exception:  # noqa: BLE001 - whatever the bytes are
+            return None
+
+    def _revived(self, record: bytes) -> bytes | str:
+        """Return a record as it was before its first attempt; as it is if it cannot be read."""
+        try:
+            fields = self._queue.load(record)
+            kept = {name: value for name, value in fields.items() if name not in RUN_FIELDS}
+            extras = kept.get("meta", {}).get(META_KEY, {})
+            extras.pop(UNKNOWN_SINCE, None)
+            return self._queue.dump({**kept, "status": "queued"})
+        except Exception:  # noqa: BLE001 - whatever the bytes are
+            return record
 
 
 def _death(line: str) -> str:
     moment, _, worker = line.partition(" ")
     when = from_ms(int(moment)).isoformat(timespec="milliseconds") if moment.isdigit() else moment
     return f"{when} worker {worker} died"
-
-
-def _function(record: bytes) -> str | None:
-    try:
-        return Job.from_record(msgspec.json.decode(record)).function
-    except Exception:  # noqa: BLE001 - whatever the bytes are
-        return None
-
-
-def _revived(record: bytes) -> bytes:
-    """Return a record as it was before its first attempt; as it is if it cannot be read."""
-    try:
-        fields: dict[str, Any] = msgspec.json.decode(record)
-        kept = {name: value for name, value in fields.items() if name not in RUN_FIELDS}
-        extras = kept.get("meta", {}).get(META_KEY, {})
-        extras.pop(UNKNOWN_SINCE, None)
-        return msgspec.json.encode({**kept, "status": "queued"})
-    except Exception:  # noqa: BLE001 - whatever the bytes are
-        return record

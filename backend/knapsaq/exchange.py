@@ -7,7 +7,8 @@ Invariants, each a test in ``tests/redis/test_worker.py`` or ``test_fencing.py``
 
 * a worker never asks for more jobs than it has room for, calls on their way included;
 * an outcome is kept until Redis has it, also through an outage;
-* jobs that a call claimed but whose reply was lost are put back.
+* jobs that a call claimed but whose reply was lost are put back;
+* a job that was claimed ahead never waits for another job of its worker.
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ from redis.exceptions import RedisError
 
 from knapsaq import events
 from knapsaq.claims import Advance, Settlement
+from knapsaq.errors import OptionError
 from knapsaq.queue import Queue
 from knapsaq.running import Running
+from knapsaq.wakeup import Wakeup
 
 CLAIMED_A_CALL = SETTLED_A_CALL = 500
 BYTES_A_CALL = 4 * 1024 * 1024
@@ -44,17 +47,25 @@ class Exchange:
         worker: The worker's id.
         concurrency: How many jobs it runs at once.
         running: What it runs, by job id.
+        wakeup: Tells it of pushes.
+
+    Attributes:
         stop: Set once it takes no more jobs.
+        ahead: The claim of an idle worker that waits for the next push. While it stands, no other call claims.
     """
 
     def __init__(
-        self, queue: Queue, worker: str, concurrency: int, running: Mapping[str, Running], stop: asyncio.Event
+        self, queue: Queue, worker: str, concurrency: int, running: Mapping[str, Running], wakeup: Wakeup
     ) -> None:
+        if not worker or worker.split() != [worker]:
+            raise OptionError("Worker", "id", worker, "text without blanks, as claims tell workers apart by them")
         self._queue = queue
         self._worker = worker
         self._half = -(-concurrency // 2)
         self._running = running
-        self.stop = stop
+        self._wakeup = wakeup
+        self.stop = asyncio.Event()
+        self.ahead: asyncio.Task[Advance | None] | None = None
         self._outbox: list[Settlement] = []
         self._calls: deque[_Call] = deque()
         self._backlog = self._away = self._doubtful = False
@@ -71,6 +82,13 @@ class Exchange:
         """Whether anything waits to be sent or to be heard."""
         return bool(self._outbox or self._calls or self._doubtful)
 
+    def watch(self) -> None:
+        """Hear of the next push; a worker that runs nothing claims the job that it brings in the same step."""
+        if self._running or self._queue.clock is not None:
+            self._wakeup.watch()
+        elif self.ahead is None:
+            self.ahead = self._wakeup.claim_ahead(self._worker)
+
     async def next(self, room: int) -> tuple[Advance | None, bool]:
         """Send what there is and return what the oldest call gave; None without Redis, after a while.
 
@@ -80,12 +98,18 @@ class Exchange:
         Returns:
             What the call gave, and whether it left the queue empty.
         """
+        if self.ahead is not None:
+            if self.stop.is_set() or self._doubtful:
+                await self._wakeup.unblock()
+            if self.ahead.done():
+                return self._come_ahead(self.ahead)
+            room = 0
         room -= sum(call.want for call in self._calls)
         if not self._calls:
             # A call that was given up may have been served later, by a proxy that had kept it.
             now = asyncio.get_running_loop().time()
             self._compared_at = self._compared_at or now
-            self._doubtful |= now > self._compared_at + COMPARED_SECONDS
+            self._doubtful |= self.ahead is None and now > self._compared_at + COMPARED_SECONDS
             room -= self._send(room)
         if self._backlog and not self._doubtful and len(self._calls) == 1:
             want = min(room, self._half)
@@ -99,7 +123,13 @@ class Exchange:
             raise
         taken = len(step.claims) + len(step.unreadable) if step else 0
         self._backlog = 0 < call.want == taken
-        return step, taken < call.want
+        return step, taken < call.want or self.ahead is not None
+
+    def _come_ahead(self, ahead: asyncio.Task[Advance | None]) -> tuple[Advance | None, bool]:
+        self.ahead = None
+        step = ahead.result()
+        self._doubtful |= step is None
+        return step, step is not None and not (step.claims or step.unreadable)
 
     def _send(self, room: int) -> int:
         want = min(room, CLAIMED_A_CALL, self._half if self._backlog else room)
@@ -125,16 +155,12 @@ class Exchange:
     async def _advance(self, settlements: list[Settlement], want: int) -> Advance | None:
         """Make one call; without Redis keep the settlements, wait a while and return None."""
         try:
+            if self._doubtful:
+                await self._put_back_unknown()
             step = await self._queue.advance(self._worker, settlements, want)
             if self._away:
                 events.broker_back(f"worker {self._worker}")
                 self._away = False
-            if self._doubtful:
-                known = {*self._running, *(claim.job_id for claim in step.claims)}
-                known.update(settlement.job_id for settlement in self._outbox + step.unreadable)
-                self._outbox += await self._queue.unknown_claims(self._worker, known)
-                self._doubtful = False
-                self._compared_at = asyncio.get_running_loop().time()
         except BaseException as error:
             # They may not have been written, and the call may have claimed jobs that we have not heard of.
             self._doubtful = True
@@ -152,6 +178,15 @@ class Exchange:
         if self._sent_again:
             self._sent_again.difference_update(settlement.job_id for settlement in settlements)
         return step
+
+    async def _put_back_unknown(self) -> None:
+        """Look which claims the worker has without knowing; before it claims more, as lost replies may go on."""
+        # Where an outcome of the same claim is on its way, that is written and this one refused.
+        lost = await self._queue.unknown_claims(self._worker, self._running.keys())
+        self._sent_again.update(settlement.job_id for settlement in lost)
+        self._outbox += lost
+        self._doubtful = False
+        self._compared_at = asyncio.get_running_loop().time()
 
     async def _pause(self, error: BaseException) -> None:
         if not self._away:

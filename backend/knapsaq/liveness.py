@@ -32,7 +32,7 @@ from knapsaq.job import Job
 from knapsaq.redis import scripts
 
 RENEWALS_A_LEASE = 5
-SHARED_OPTIONS = ("host", "port", "db", "username", "password", "path", "socket_connect_timeout")
+SHARED_OPTIONS = ("host", "port", "db", "username", "password", "path", "credential_provider", "socket_connect_timeout")
 
 
 class LeaseKeeper(threading.Thread):
@@ -146,6 +146,12 @@ class LeaseKeeper(threading.Thread):
             pass  # it runs out by itself
         finally:
             self._redis.close()
+
+
+def call_in(loop: asyncio.AbstractEventLoop, function: Callable[[], object]) -> None:
+    """Call a function in a loop's own thread; nothing happens if the loop has been closed."""
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(function)
 
 
 def _blocking_client(client: Redis) -> redis.Redis:

@@ -140,8 +140,7 @@ class Queue(ReadingQueue):
             if await self.accept(job):
                 events.job_enqueued(job)
                 return job
-            existing = await self.job(job.key)
-            if existing is not None and not existing.ended:
+            if existing := await self._standing(job):
                 return existing
         raise JobMissingError(job.function, job.key, "its key belongs to a record that cannot be read; use another key")
 
@@ -163,8 +162,13 @@ class Queue(ReadingQueue):
                 continue
             for sent in batches:
                 sent.remove(requests[place])
-            submitted[place] = await self.submit(jobs[place])
+            submitted[place] = await self._standing(jobs[place]) or await self.submit(jobs[place])
         return submitted
+
+    async def _standing(self, job: Job[Any]) -> Job[Any] | None:
+        """Return the job that has this one's key and has not ended."""
+        existing = await self.job(job.key)
+        return existing if existing is not None and not existing.ended else None
 
     def _address(self, job: SaqJob) -> None:
         """Fill in a job's queue, status and missing limits."""

@@ -150,8 +150,8 @@ class Settings(LoudSettings):
         default=300,
         ge=0,
         le=TEN_YEARS,
-        description="Seconds that a task may block its worker's loop before the process gives its jobs up and ends; "
-        "0 is no limit",
+        description="Seconds, at least 1, that a task may block its worker's loop before the process gives its jobs up "
+        "and ends; 0 is no limit",
     )
     unknown_task_limit: float = Field(
         default=600,
@@ -243,6 +243,14 @@ class Settings(LoudSettings):
     def _check_token(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and not value.get_secret_value().strip():
             raise ValueError("a secret of at least one character, or none at all")
+        return value
+
+    @field_validator("loop_stall_limit")
+    @classmethod
+    def _check_stall_limit(cls, value: float) -> float:
+        if 0 < value < 1:
+            msg = "0 for no limit, or at least 1 second"
+            raise ValueError(msg)
         return value
 
     @field_validator("log_level")

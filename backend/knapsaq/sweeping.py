@@ -14,8 +14,10 @@ Invariants, each a test in ``tests/redis/test_upkeep.py`` or ``tests/saq/test_mi
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Literal
 
+from redis.exceptions import WatchError
 from saq.job import Status
 
 from knapsaq.claims import ClaimingQueue
@@ -58,7 +60,8 @@ class Sweeper:
         swept: list[str] = []
         for job_id, payload, job in zip(orphans, payloads, jobs, strict=True):
             if job is None or job.id.encode() != job_id:
-                await self._take_away(job_id, gone=payload is None)
+                if not await self._take_away(job_id, payload):
+                    continue
             elif doubt := _doubt(job, alive):
                 since = self._doubted[payload, doubt] = before.get((payload, doubt), queue.now_ms())
                 if doubt != "stuck" and queue.now_ms() - since <= UNCLAIMED_SECONDS * 1000:
@@ -94,17 +97,28 @@ class Sweeper:
         else:
             await queue.finish(job, Status.ABORTED, error=queue.swept_error_message)
 
-    async def _take_away(self, job_id: bytes, *, gone: bool) -> None:
-        """Forget an id whose record is gone; queue one again whose record cannot be read, so that it is buried."""
+    async def _take_away(self, job_id: bytes, payload: bytes | None) -> bool:
+        """Forget an id whose record is gone; queue one again whose record cannot be read, so that it is buried.
+
+        Returns:
+            Whether the record was still the same; else a new job has the key.
+        """
         keys = self._queue.keys
         async with self._queue.redis.pipeline(transaction=True) as pipe:
+            await pipe.watch(job_id)
+            if await pipe.get(job_id) != payload:
+                return False
+            pipe.multi()  # type: ignore[no-untyped-call]
             pipe.lrem(keys.active, 0, job_id)  # type: ignore[arg-type]
-            if gone:
+            if payload is None:
                 pipe.zrem(keys.incomplete, job_id)
             else:
                 pipe.zadd(keys.incomplete, {job_id: 0})
                 pipe.rpush(keys.queued, job_id)
-            await pipe.execute()
+            with suppress(WatchError):
+                await pipe.execute()
+                return True
+            return False
 
 
 async def rescue(queue: ClaimingQueue, worker: str | bytes) -> list[bytes]:

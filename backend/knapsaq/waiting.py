@@ -130,11 +130,23 @@ class Pushes:
         if is_new:
             try:
                 await self._subscribe.ask(name)
-            except BaseException:
+            except asyncio.CancelledError:
                 confirmation.cancel()
-                channel.settle(RedisConnectionError("nobody has subscribed"))
+                self._begin(self._ask_for_others(name, channel))
+                raise
+            except BaseException as error:
+                confirmation.cancel()
+                channel.settle(RedisConnectionError(f"nobody has subscribed: {error}"))
                 raise
         await confirmation
+
+    async def _ask_for_others(self, name: str, channel: _Channel) -> None:
+        """Subscribe in place of a listener that was cancelled on the way, if others wait for it."""
+        if self._channels.get(name) is channel:
+            try:
+                await self._subscribe.ask(name)
+            except (RedisError, OSError) as error:
+                channel.settle(RedisConnectionError(f"nobody has subscribed: {error}"))
 
     async def _subscribe_all(self, names: Sequence[str]) -> Sequence[None]:
         await self._line.tell("SUBSCRIBE", *names)

@@ -2,20 +2,27 @@
 
 A push to the queue ends a blocking call; a new due time or an abort comes over a
 channel. While either line is down, and for jobs that programs of SAQ delay, the thread of the lease looks.
+
+A worker that runs nothing sends the claim behind the blocking call, over the same connection: the server keeps it
+until the push and answers both, so the job comes without a further round trip.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
+from knapsaq.claims import Advance
 from knapsaq.queue import Queue
 from knapsaq.redis.line import COMMAND_TIMEOUT, Line
 
 BLOCK_SECONDS = 30
 """How long an idle worker waits for a push before it looks for itself."""
 PAUSE = 0.2  # seconds until the next look after the line was cut
+UNBLOCKED_SECONDS = 0.05  # until a blocking call is ended once more: it may have been on its way
+UNBLOCKED_TIMES = 40
 
 
 class Wakeup:
@@ -30,7 +37,9 @@ class Wakeup:
         self._queue = queue
         self._signal = signal
         self._watching: asyncio.Task[None] | None = None
+        self._ahead: asyncio.Task[Advance | None] | None = None
         self._blocking = Line(queue.redis, patience=BLOCK_SECONDS + COMMAND_TIMEOUT)
+        self._blocked: tuple[int, int] | None = None  # the connection that blocks, and the server's number for it
         self._cut = asyncio.Event()
         self._channel = Line(queue.redis, on_push=self._take, on_cut=self._cut.set)
 
@@ -47,22 +56,58 @@ class Wakeup:
         if self._watching is None or self._watching.done():
             self._watching = asyncio.create_task(self._wait_for_push())
 
+    def claim_ahead(self, worker: str) -> asyncio.Task[Advance | None]:
+        """Claim a job as soon as there is one, which sets the event; None where the answer was lost."""
+        self.watch()
+        self._ahead = asyncio.create_task(self._claim_behind(worker))
+        return self._ahead
+
+    async def unblock(self) -> None:
+        """End the watch, and with it the claim behind it."""
+        for _ in range(UNBLOCKED_TIMES):
+            if self._ahead is None or self._ahead.done():
+                return
+            try:
+                if self._blocked is not None:
+                    await self._queue.line.execute("CLIENT", "UNBLOCK", self._blocked[1])
+            except (RedisError, OSError):
+                break
+            await asyncio.wait({self._ahead}, timeout=UNBLOCKED_SECONDS)
+        await self._blocking.close()
+        if self._ahead is not None:
+            await asyncio.wait({self._ahead})
+
     async def close(self) -> None:
         """End the watch."""
-        if self._watching is not None:
-            self._watching.cancel()
-            await asyncio.gather(self._watching, return_exceptions=True)
+        tasks = [task for task in (self._watching, self._ahead) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._blocking.close()
         await self._channel.close()
 
     async def _wait_for_push(self) -> None:
-        queued = self._queue.keys.queued
+        queued, line = self._queue.keys.queued, self._blocking
         try:
+            if self._blocked is None or self._blocked[0] != line.opened:
+                with contextlib.suppress(ResponseError):  # the user may not ask
+                    number = await line.execute("CLIENT", "ID")
+                    self._blocked = line.opened, number
             # From the queue to the same end of the queue: nothing moves, but the call blocks while it is empty.
-            await self._blocking.execute("BLMOVE", queued, queued, "LEFT", "LEFT", BLOCK_SECONDS)
+            await line.execute("BLMOVE", queued, queued, "LEFT", "LEFT", BLOCK_SECONDS)
         except (RedisError, OSError):
             await asyncio.sleep(PAUSE)
-        self._signal.set()
+        if self._ahead is None or self._ahead.done():
+            self._signal.set()
+
+    async def _claim_behind(self, worker: str) -> Advance | None:
+        try:
+            return await self._queue.advance(worker, [], 1, self._blocking)
+        except (RedisError, OSError):
+            await asyncio.sleep(PAUSE)
+            return None
+        finally:
+            self._signal.set()
 
     def _take(self, _push: object) -> None:
         self._signal.set()

@@ -31,7 +31,7 @@ from knapsaq.claims import CRASH_LIMIT, Advance, Claim, Settlement
 from knapsaq.context import Context
 from knapsaq.exchange import Exchange
 from knapsaq.executor import Executor
-from knapsaq.liveness import LeaseKeeper
+from knapsaq.liveness import LeaseKeeper, call_in
 from knapsaq.outcomes import Aborted, Dead, Failed, Outcome, Released, Retried, Succeeded
 from knapsaq.providers import Injector
 from knapsaq.queue import Queue
@@ -91,9 +91,9 @@ class Worker(SaqWorker[Any]):
         self._rescuer = Rescuer(queue)
         self._running: dict[str, Running] = {}
         self._begun: list[Running] = []
-        self._exchange = Exchange(queue, self.id, self.concurrency, self._running, asyncio.Event())
         self._signal = asyncio.Event()
         self._wakeup = Wakeup(queue, self._signal)
+        self._exchange = Exchange(queue, self.id, self.concurrency, self._running, self._wakeup)
         self._expired = asyncio.Event()
         self._ended = asyncio.Event()
         self._ended.set()
@@ -113,8 +113,8 @@ class Worker(SaqWorker[Any]):
         keeper = LeaseKeeper(
             self.queue,
             self.id,
-            on_expired=lambda: _call_in(loop, self._expired.set),
-            on_work=lambda: _call_in(loop, self._signal.set),
+            on_expired=lambda: call_in(loop, self._expired.set),
+            on_work=lambda: call_in(loop, self._signal.set),
         )
         duties: list[asyncio.Task[None]] = []
         try:
@@ -191,7 +191,7 @@ class Worker(SaqWorker[Any]):
             await function(self.context)
 
     async def _work(self) -> None:
-        while not (self.event.is_set() and not self._running and not self._exchange.pending):
+        while not self.event.is_set() or self._running or self._exchange.pending or self._exchange.ahead:
             self._signal.clear()
             room = 0 if self.event.is_set() else self.concurrency - len(self._running)
             if self._burst_left is not None:
@@ -217,7 +217,7 @@ class Worker(SaqWorker[Any]):
         if self.event.is_set() and not self._running:
             return
         if drained and not self.event.is_set():
-            self._wakeup.watch()
+            self._exchange.watch()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(step.wait if drained else BLOCK_SECONDS):
                 await self._signal.wait()
@@ -285,10 +285,13 @@ class Worker(SaqWorker[Any]):
                 await self._before_process(ctx)
             return await self._executor.run(running.claim.job, ctx)
         except asyncio.CancelledError:
-            return running.ends_as or Failed("the task raised CancelledError, though nobody had cancelled it")
-        except Exception as error:  # noqa: BLE001 - a hook's fault ends this job alone
-            reason, job = f"a before_process function raised {error!r}", running.claim.job
-            return Retried(reason, job.next_retry_delay()) if job.retryable else Failed(reason)
+            if running.ends_as is not None:
+                return running.ends_as
+            reason = "the task raised CancelledError, though nobody had cancelled it"
+        except Exception as error:  # noqa: BLE001 - a hook's fault ends this attempt alone
+            reason = f"a before_process function raised {error!r}"
+        job = running.claim.job
+        return Retried(reason, job.next_retry_delay()) if job.retryable else Failed(reason)
 
     def _abort_running(self, job_id: str, reason: str) -> None:
         running = self._running.get(job_id)
@@ -337,7 +340,7 @@ class Worker(SaqWorker[Any]):
             elif running.silent(loop_time) and (stored := await self.queue.job(running.claim.job.key)):
                 # The sign of life may have come through another copy of the job.
                 running.claim.job.touched = max(stored.touched, running.claim.job.touched)
-                if outcome := running.silent(loop_time):
+                if self._goes_on(running) and (outcome := running.silent(loop_time)):
                     running.interrupt(outcome)
         old = [running for running in self._running.values() if now - running.claim.job.started > OLD_MS]
         if old:
@@ -345,8 +348,8 @@ class Worker(SaqWorker[Any]):
             for running, score in zip(
                 old, await self.queue.redis.zmscore(self.queue.keys.incomplete, ids), strict=True
             ):
-                if score is None:
-                    stored = await self.queue.job(running.claim.job.key)
+                stored = await self.queue.job(running.claim.job.key) if score is None else None
+                if score is None and self._goes_on(running):
                     running.interrupt(Aborted((stored and stored.error) or "somebody else has ended it"))
 
     async def schedule(self, lock: int = 1) -> None:
@@ -392,9 +395,3 @@ class Worker(SaqWorker[Any]):
         await self._expired.wait()
         self._expired.clear()
         await self._rescuer.run_once()
-
-
-def _call_in(loop: asyncio.AbstractEventLoop, function: Callable[[], object]) -> None:
-    """Call a function in a loop's own thread; nothing happens if the loop has been closed."""
-    with contextlib.suppress(RuntimeError):
-        loop.call_soon_threadsafe(function)

@@ -7,11 +7,12 @@ import random
 from typing import Any
 
 import pytest
+from redis.exceptions import ResponseError
 from tests.support import left_behind, lists, store
 
 from knapsaq import Job, Queue, Settings
 from knapsaq.claims import CRASH_LIMIT, Claim
-from knapsaq.outcomes import Aborted, Failed, Outcome, Released, Retried, Succeeded
+from knapsaq.outcomes import Aborted, Dead, Failed, Outcome, Released, Retried, Succeeded
 from knapsaq.registry import AnyTask
 from knapsaq.testing import ManualClock
 
@@ -70,6 +71,18 @@ class TestClaim:
 
         assert [claim.job.key for claim in await queue.claim(3, worker="w")] == ["a", "b", "c"]
         assert await lists(queue) == {"queued": ["d"], "active": ["a", "b", "c"], "incomplete": ["a", "b", "c", "d"]}
+
+    @pytest.mark.parametrize("name", ["claims", "active", "leases", "crashes", "aborts"])
+    async def test_a_key_of_a_wrong_kind_costs_no_job(self, queue: Queue, name: str) -> None:
+        """Whatever a foreign program has written there, the call ends before it takes a job from the queue."""
+        job = await queued(queue)
+        key = getattr(queue.keys, name)
+        await queue.redis.set(key, "nonsense")
+        with pytest.raises(ResponseError, match="WRONGTYPE"):
+            await queue.claim(1, worker="w")
+        assert (await lists(queue) if name != "active" else {"queued": [job.key]})["queued"] == [job.key]
+        await queue.redis.delete(key)
+        assert [claim.job for claim in await queue.claim(1, worker="w")] == [job]
 
     async def test_a_job_is_not_claimed_before_it_is_due(self, settings: Settings, queue: Queue) -> None:
         """The wait until the next one is told; when it is over, the job can be claimed."""
@@ -335,3 +348,21 @@ class TestUnreadableRecords:
         await store(queue, "one", json.dumps(record).encode())
         [claim] = await queue.claim(1, worker="w")
         assert claim.job.kwargs == {"text": "hi"}
+
+    async def test_dead_letters_are_read_and_revived_in_the_queue_s_own_format(self, queue: Queue) -> None:
+        """A program of SAQ may bring functions of its own that write and read records."""
+
+        def dump(fields: Any) -> bytes:
+            return b"#" + json.dumps(fields).encode()
+
+        own = Queue(queue.redis, "default", dump=dump, load=lambda raw: json.loads(raw[1:]), settings=queue.settings)
+        job = await own.enqueue("echo", key="one", text="hi")
+        [claim] = await own.claim(1, worker="w")
+        claim.job.attempts = 2
+        await own.settle(claim, Dead("nobody can run it"), worker="w")
+
+        [letter] = await own.dead()
+        assert (letter.function, letter.reason) == ("echo", "nobody can run it")
+        assert await own.replay("one") == 1
+        [again] = await own.claim(1, worker="w")
+        assert (again.job, again.job.attempts, again.job.error) == (job, 0, None)

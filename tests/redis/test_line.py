@@ -200,6 +200,29 @@ class TestCut:
             runner.run(redis.aclose())
         gc.collect()
 
+    @on_each_loop
+    async def test_a_line_that_is_cut_as_a_command_leaves_says_so(self, site: Site) -> None:
+        """Nobody waits for a reply that cannot come, whatever the loop makes of such a transport."""
+        async with open_line(site.named_url) as line:
+            await line.execute("PING")
+            assert line._wire is not None
+            line._wire._writer.transport.abort()
+            async with asyncio.timeout(5):
+                with pytest.raises(exceptions.ConnectionError):
+                    await line.execute("PING")
+                assert await line.execute("PING") == b"PONG"
+            wire = line._wire
+            wire.close(exceptions.ConnectionError("as between its handshake and the first command"))
+            with pytest.raises(exceptions.ConnectionError):
+                wire.write(b"PING\r\n")
+
+    @on_each_loop
+    async def test_replies_have_one_shape_whatever_the_client_speaks(self, site: Site) -> None:
+        """A client of RESP3 gets its scores in pairs; what reads the line does not expect that."""
+        site.admin.zadd("set", {"a": 1})
+        async with open_line(f"{site.named_url}&protocol=3") as line:
+            assert await line.execute("ZRANGE", "set", 0, -1, "WITHSCORES") == [b"a", b"1"]
+
 
 class TestSubscriber:
     @on_each_loop

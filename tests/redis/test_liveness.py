@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis.asyncio import Redis
+from redis.credentials import UsernamePasswordCredentialProvider
+from tests.redis.lines import NAME, Site
 from tests.support import PATIENCE, Server, ended, eventually, left_behind, working
 
 from knapsaq import Client, Queue, Registry, Settings, connect
@@ -18,6 +21,7 @@ from knapsaq.liveness import LeaseKeeper
 from knapsaq.outcomes import Succeeded
 from knapsaq.registry import AnyTask
 from knapsaq.upkeep import Rescuer
+from knapsaq.worker import Worker
 
 
 @pytest.fixture
@@ -95,6 +99,43 @@ class TestLease:
 
     async def _two(self, queue: Queue) -> bool:
         return len(await leases(queue)) == 2
+
+    async def test_a_login_that_a_provider_gives_reaches_the_thread(self, queue: Queue, site: Site) -> None:
+        """As where passwords come from a vault; the thread's own connection logs in likewise."""
+        provider = UsernamePasswordCredentialProvider("bob", "builder")
+        redis = Redis(host="127.0.0.1", port=site.port, client_name=NAME, credential_provider=provider)
+        keeper = LeaseKeeper(Queue(redis, settings=queue.settings), "w")
+        await asyncio.to_thread(keeper.renew)
+        assert "bob" in {client["user"] for client in site.admin.client_list()}
+        await asyncio.to_thread(keeper.stop)
+        await redis.aclose()
+
+    async def test_a_worker_that_stops_hands_its_due_times_on(self, queue: Queue, second: Client) -> None:
+        """It may have been the only one to hear of them: the others look again."""
+        pubsub = second.queue().redis.pubsub()
+        await pubsub.subscribe(queue.keys.wake)
+        keeper = LeaseKeeper(queue, "w")
+        await asyncio.to_thread(keeper.renew)
+        await asyncio.to_thread(keeper.stop)
+        message = await eventually(lambda: pubsub.get_message(ignore_subscribe_messages=True))
+        assert message["data"] == b"due"
+        await pubsub.aclose()
+
+    async def test_a_worker_that_is_stepped_by_hand_has_a_lease(self, queue: Queue, registry: Registry) -> None:
+        """Its job is not handed to others while it runs for longer than a lease."""
+        left: list[float] = []
+
+        @registry.task
+        async def slow() -> None:
+            for _ in range(3):
+                await asyncio.sleep(queue.settings.lease / 2)
+                left.extend((await leases(queue)).values())
+
+        job = await slow.enqueue()
+        assert await Worker(queue).process()
+        await ended(job)
+        assert len(left) == 3
+        assert min(left) > 0
 
     async def test_a_worker_that_leaves_jobs_behind_keeps_its_lease(self, queue: Queue, echo: AnyTask) -> None:
         """Without one nobody would look for them: they are handed back when it has run out."""

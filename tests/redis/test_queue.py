@@ -55,6 +55,21 @@ async def calls_of_scripts(queue: Queue) -> int:
 
 
 class TestEnqueue:
+    async def test_a_job_whose_key_is_taken_goes_through_the_hooks_once(
+        self, queue: Queue, echo: Task[..., Any, Any]
+    ) -> None:
+        """Also as one of many; the job that has the key takes its place."""
+        standing = await queue.enqueue("echo", key="taken", text="hi")
+        seen: list[str] = []
+
+        async def note(job: SaqJob) -> None:
+            seen.append(job.key)
+
+        queue.register_before_enqueue(note)
+        jobs = await queue.enqueue_many("echo", [{"key": "taken", "text": "hi"}, {"key": "free", "text": "hi"}])
+        assert jobs[0] == standing
+        assert seen == ["taken", "free"]
+
     async def test_a_job_waits_as_soon_as_enqueue_returns(self, queue: Queue) -> None:
         """Its record, its place in the queue and its place among the unfinished are there together."""
         job = await queued(queue)

@@ -184,6 +184,15 @@ class TestSweeper:
         assert await Sweeper(queue).run_once() == [job.id]
         assert await left_behind(queue) == []
 
+    async def test_a_new_job_of_a_key_whose_record_was_gone_is_kept(self, queue: Queue, echo: AnyTask) -> None:
+        """It came between the look and the removal."""
+        job = await taken_by_saq(queue)
+        await queue.redis.delete(job.id)
+        await queue.redis.lrem(queue.keys.active, 0, job.id)
+        await echo.using(key=job.key).enqueue(text="hi")
+        assert not await Sweeper(queue)._take_away(job.id.encode(), None)
+        assert [claim.job_id for claim in await queue.claim(5, worker="w")] == [job.id]
+
 
 @pytest.fixture
 def hourly(registry: Registry) -> AnyTask:

@@ -82,3 +82,46 @@ class TestWait:
         await queue.redis.delete(job.id)
         with pytest.raises(JobMissingError):
             await job.wait(5)
+
+    async def test_who_comes_second_is_told_although_the_first_gives_up_at_once(
+        self, queue: Queue, echo: Task[..., Any, Any]
+    ) -> None:
+        """The first had not subscribed yet for both."""
+        job = await echo.enqueue(text="hi")
+        async with asyncio.timeout(5):
+            for turns in range(4):
+                heard = asyncio.Event()
+                first = asyncio.create_task(_listen(queue, job, asyncio.Event()))
+                second = asyncio.create_task(_listen(queue, job, heard))
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                first.cancel()
+                await heard.wait()
+                second.cancel()
+                await asyncio.gather(first, second, return_exceptions=True)
+                await eventually(lambda: no_channels(queue))
+
+    async def test_a_line_whose_server_never_confirms_is_left(
+        self, queue: Queue, echo: Task[..., Any, Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Whoever still waits after two looks subscribes over another line."""
+        job = await echo.enqueue(text="hi")
+        pushes = queue._pushes
+        take = pushes._take
+        deaf = True
+        monkeypatch.setattr(pushes._line, "_on_push", lambda push: None if deaf else take(push))
+        waiting = asyncio.create_task(job.wait(10))
+        await eventually(lambda: channels(queue))
+        deaf = False
+        monkeypatch.setattr(pushes._line, "_on_push", take)
+        for _ in range(2):
+            pushes._look()
+        await eventually(lambda: job.id in pushes._channels and pushes._channels[job.id].confirmed)
+        await end(queue, job)
+        assert await waiting == "done"
+
+
+async def _listen(queue: Queue, job: Job[Any], heard: asyncio.Event) -> None:
+    async with queue._pushes.on(job.id):
+        heard.set()
+        await asyncio.sleep(60)

@@ -213,6 +213,30 @@ class TestOneJobAlone:
         job = await self._with_neighbours(queue, raising.enqueue)
         assert job.status is Status.FAILED
 
+    async def test_a_cancellation_of_its_own_spends_an_attempt_like_any_error(
+        self, queue: Queue, echo: AnyTask, registry: Registry
+    ) -> None:
+        """As where a task awaits something that somebody else cancels."""
+
+        @registry.task(retries=1, retry_delay=0)
+        async def awaiting(ctx: Any) -> str:
+            if ctx.retries == 0:
+                future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+                future.cancel()
+                return await future
+            return "done"
+
+        job = await self._with_neighbours(queue, awaiting.enqueue)
+        assert (job.status, job.result, job.attempts) == (Status.COMPLETE, "done", 2)
+
+    async def test_large_arguments_do_not_count_as_a_result(
+        self, queue: Queue, echo: AnyTask, settings: Settings
+    ) -> None:
+        """Each has the whole limit for itself."""
+        text = "x" * (settings.max_payload_bytes * 2 // 3)
+        job = await self._with_neighbours(queue, lambda: queued(queue, text=text))
+        assert (job.status, job.error, job.result) == (Status.COMPLETE, None, text)
+
     async def test_a_ttl_that_redis_would_refuse(self, queue: Queue, echo: AnyTask) -> None:
         """An expiry is whole seconds, and not past the end of time."""
         await self._with_neighbours(queue, lambda: queued(queue, ttl=1.5))

@@ -135,6 +135,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("result_ttl", -2, "a whole number from -1 to"),
     ("lease", 0.5, "a number from 1 to 3,600"),
     ("lease", float("nan"), "a number from 1 to 3,600"),
+    ("loop_stall_limit", 0.5, "0 for no limit, or at least 1 second"),
     ("shutdown_grace", float("inf"), "a number from 0 to 86,400"),
     ("max_payload_bytes", 1023, "a whole number from 1,024 to 536,870,912"),
     ("api_token", " ", "at least one character"),

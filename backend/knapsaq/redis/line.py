@@ -45,6 +45,9 @@ class Line:
         patience: Seconds without a reply after which the connection is given up.
         on_push: Makes it a line of a subscriber: takes all that arrives.
         on_cut: Called when a subscriber's connection was lost.
+
+    Attributes:
+        opened: How many connections it has made.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class Line:
         self._on_push, self._on_cut = on_push, on_cut
         self._wire: _Wire | None = None
         self._opening: asyncio.Task[_Wire] | None = None
+        self.opened = 0
 
     async def execute(self, *words: Any) -> Any:
         """Send a command and return its reply, text as bytes.
@@ -108,11 +112,13 @@ class Line:
 
     async def _connect(self, loop: asyncio.AbstractEventLoop) -> _Wire:
         connection: Any = self._pool.make_connection()
+        connection.protocol = 2  # replies have the shapes of RESP2, whatever the client's own connections speak
         await connection.connect()
         writer = connection._writer  # noqa: SLF001 - redis-py lends its transport to nobody by another way
         connection._reader = connection._writer = None  # noqa: SLF001 - else it would close it
         self._wire = wire = _Wire(loop, writer, connection._parser.parse_error, self._patience)  # noqa: SLF001
         wire.on_push, wire.on_cut = self._on_push, self._on_cut
+        self.opened += 1
         writer.transport.set_protocol(wire)
         return wire
 

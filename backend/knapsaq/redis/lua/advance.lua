@@ -6,7 +6,8 @@
 -- A claim, worker and token, is the job's entry in the one hash of all claims; a settlement counts only while its
 -- token is there; its head is verb, number, status and token with spaces between. A worker without a lease gets one before it claims, so that somebody watches every claim's owner.
 -- Verbs: stamp, finish and bury (number is the ttl), retry and release (number is the delay in seconds; a released job
--- without one goes to the front). A buried job is finished, and its record as it was goes to the dead letters. Of the
+-- without one goes to the front). A buried job is finished, and its record as it was goes to the dead letters; the
+-- payload's first line is the reason. Of the
 -- jobs with as many crashes as last_chance says a worker gets one at a time: the next crash tells for sure which job
 -- it was. The others wait a moment.
 local queued, active, incomplete, leases, claims, aborts, crashes, dead, records, reasons = unpack(KEYS, 1, 10)
@@ -56,9 +57,7 @@ local function is_aborting(job)
   return readable and type(record) == 'table' and record['status'] == 'aborting'
 end
 
-local function bury(job, record)
-  local readable, failed = pcall(cjson.decode, record)
-  local reason = readable and failed['error'] or ''
+local function bury(job, reason)
   call('ZADD', dead, now, job)
   call('HSET', records, job, call('GET', job) or '')
   call('HSET', reasons, job, reason .. '\n' .. (some_crashed and call('HGET', crashes, job) or ''))
@@ -103,7 +102,11 @@ if count > 0 then
       if call('LREM', active, 1, job) == 1 then
         settled[i] = 1
         if verb == 'finish' or verb == 'bury' then
-          if verb == 'bury' then bury(job, payload) end
+          if verb == 'bury' then
+            local line_end = string.find(payload, '\n', 1, true)
+            bury(job, string.sub(payload, 1, line_end - 1))
+            payload = string.sub(payload, line_end + 1)
+          end
           ended[#ended + 1] = job
           forget(job)
           keep(job, payload, number)

@@ -1,0 +1,260 @@
+"""A worker gives outcomes and gets jobs in one call, and while it is idle, one job ahead of its coming."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from random import Random
+from typing import Any
+
+import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
+from tests.redis.conftest import Gate
+from tests.support import ended, eventually, left_behind, lists, working
+
+from knapsaq import Client, OptionError, Queue, Registry, Settings, connect
+from knapsaq.claims import Settlement
+from knapsaq.exchange import BYTES_A_CALL, COMPARED_SECONDS, Exchange
+from knapsaq.outcomes import Succeeded
+from knapsaq.redis.line import Line
+from knapsaq.registry import AnyTask
+from knapsaq.wakeup import Wakeup
+from knapsaq.worker import Worker
+
+
+@pytest.fixture
+async def producer(client: Client, settings: Settings, registry: Registry) -> AsyncIterator[Queue]:
+    """The queue, over connections of its own."""
+    async with connect(settings, registry=Registry()) as other:
+        other.queue().registry = registry
+        yield other.queue()
+
+
+@pytest.fixture
+async def exchange(queue: Queue) -> AsyncIterator[Exchange]:
+    """The exchange of a worker ``w`` that runs nothing."""
+    wakeup = Wakeup(queue, asyncio.Event())
+    yield Exchange(queue, "w", 4, {}, wakeup)
+    await wakeup.close()
+
+
+async def blocked(queue: Queue) -> list[dict[str, Any]]:
+    """Return the connections that a blocking call holds."""
+    clients: Any = await queue.redis.client_list()
+    return [client for client in clients if "b" in client["flags"]]
+
+
+async def is_armed(worker: Worker) -> bool:
+    """Tell whether an idle worker waits with its claim on the server."""
+    ahead = worker._exchange.ahead
+    return ahead is not None and not ahead.done() and bool(await blocked(worker.queue))
+
+
+class TestAhead:
+    async def test_an_idle_worker_gets_a_job_without_asking_for_it(
+        self, queue: Queue, producer: Queue, registry: Registry, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Between the push and the task's first line the worker sends nothing."""
+        sent: list[object] = []
+        execute = Line.execute
+        at_start: list[list[object]] = []
+
+        @registry.task
+        async def look() -> None:
+            at_start.append(list(sent))
+
+        async def told(line: Line, *words: Any) -> Any:
+            if line is not producer.line and not str(words[0]).startswith("SUBSCRIBE"):
+                sent.append(words[0])
+            return await execute(line, *words)
+
+        async with working(queue) as worker:
+            await eventually(lambda: is_armed(worker))
+            monkeypatch.setattr(Line, "execute", told)
+            await ended(await producer.enqueue("look"))
+        assert at_start == [[]]
+
+    async def test_many_jobs_that_come_at_once_are_all_run(self, queue: Queue, echo: AnyTask) -> None:
+        """The first by the claim that waited, the others by those that follow."""
+        async with working(queue, concurrency=3) as worker:
+            await eventually(lambda: is_armed(worker))
+            jobs = await echo.enqueue_many([{"text": str(number)} for number in range(20)])
+            await ended(*jobs)
+        assert [job.result for job in jobs] == [str(number) for number in range(20)]
+        assert [job.attempts for job in jobs] == [1] * 20
+
+    async def test_a_worker_with_one_slot_takes_a_due_job_while_its_claim_waits(
+        self, queue: Queue, echo: AnyTask
+    ) -> None:
+        """A job that becomes due reaches the waiting claim; nothing runs beside it."""
+        async with working(queue, concurrency=1) as worker:
+            await eventually(lambda: is_armed(worker))
+            job = await echo.using(delay=0.2).enqueue(text="late")
+            await ended(job)
+        assert (job.result, job.attempts) == ("late", 1)
+
+    async def test_a_worker_that_runs_a_job_leaves_the_next_to_others(
+        self, queue: Queue, producer: Queue, gate: Gate
+    ) -> None:
+        """Its loop may be blocked by the first: a claim that waits would hold the second up."""
+        async with working(queue, concurrency=2) as worker:
+            await producer.enqueue("held")
+            await gate.entered()
+            await eventually(lambda: blocked(queue))
+            assert worker._exchange.ahead is None
+            gate.open()
+
+    async def test_a_stopped_worker_claims_nothing_more(self, queue: Queue, producer: Queue, echo: AnyTask) -> None:
+        """The claim that waited on the server is gone with it, at once."""
+        async with working(queue) as worker:
+            await eventually(lambda: is_armed(worker))
+            asked = time.monotonic()
+            await worker.stop()
+            assert time.monotonic() - asked < 5  # the blocking call by itself takes 30 s
+        await producer.enqueue("echo", text="hi")
+        assert await blocked(queue) == []
+        assert len((await lists(queue))["queued"]) == 1
+        assert (await lists(queue))["active"] == []
+
+    @pytest.mark.parametrize("seed", range(4))
+    async def test_a_job_that_comes_as_the_worker_stops_is_run_or_waits(
+        self, queue: Queue, producer: Queue, echo: AnyTask, seed: int
+    ) -> None:
+        """Whichever comes first, no job is left with a worker that is gone."""
+        dice = Random(seed)  # noqa: S311 - not a secret
+        for _ in range(8):
+            async with working(queue) as worker:
+                await eventually(lambda worker=worker: is_armed(worker))
+                stopping = asyncio.create_task(worker.stop())
+                await asyncio.sleep(dice.random() / 500)
+                job = await producer.enqueue("echo", text="hi")
+                await stopping
+            assert job is not None
+            await job.refresh()
+            state = await lists(queue)
+            assert state["active"] == []
+            assert await queue.redis.exists(queue.keys.claims) == 0
+            assert state["queued"] == ([] if job.ended else [job.key])
+            assert job.attempts == (1 if job.ended else 0)
+            await job.abort("end of the round")
+
+    async def test_a_line_that_is_cut_while_the_claim_waits_costs_no_job(
+        self, queue: Queue, producer: Queue, echo: AnyTask
+    ) -> None:
+        """The worker asks again, and what the lost answer may have claimed comes back."""
+        async with working(queue) as worker:
+            for _ in range(3):
+                await eventually(lambda: is_armed(worker))
+                for client in await blocked(queue):
+                    await queue.redis.client_kill_filter(_id=client["id"])
+                job = await producer.enqueue("echo", text="hi")
+                await ended(job)
+                assert job is not None
+                assert job.attempts == 1
+        assert await left_behind(queue) == []
+
+
+class TestDoubt:
+    async def test_a_worker_in_doubt_claims_nothing(
+        self, queue: Queue, echo: AnyTask, exchange: Exchange, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """While it cannot look what lost replies gave, it does not take more and more."""
+        await echo.enqueue_many([{"text": "hi"}] * 20)
+        looked = 0
+
+        async def refused(*_: object) -> list[Settlement]:
+            nonlocal looked
+            looked += 1
+            raise RedisConnectionError("no connection is left")
+
+        monkeypatch.setattr(queue, "unknown_claims", refused)
+        exchange._doubtful = True
+        for _ in range(3):
+            assert (await exchange.next(4))[0] is None
+        assert looked == 3
+        assert (await lists(queue))["active"] == []
+        exchange._doubtful = False
+
+    async def test_claims_that_nobody_knows_of_are_put_back_after_a_while(
+        self, queue: Queue, echo: AnyTask, exchange: Exchange
+    ) -> None:
+        """A call that was given up may be served later, by a proxy that had kept it."""
+        await exchange.next(0)
+        job = await echo.enqueue(text="hi")
+        await queue.claim(1, worker="w")
+        await exchange.next(0)
+        assert (await lists(queue))["active"] == [job.key]
+
+        exchange._compared_at -= COMPARED_SECONDS + 1
+        while exchange.pending or (await lists(queue))["active"]:
+            await exchange.next(0)
+        assert (await lists(queue))["queued"] == [job.key]
+        [claim] = await queue.claim(1, worker="another")
+        assert (claim.crashes, claim.job.attempts) == (0, 0)
+
+    async def test_a_stamp_that_is_sent_again_shows_the_job_as_it_is_now(
+        self, queue: Queue, registry: Registry, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What the task has written since then is not undone by the older record."""
+        advance = queue.advance
+        failures = iter([False, True])
+        written = asyncio.Event()
+        seen: list[float] = []
+
+        @registry.task
+        async def slow(ctx: Any) -> None:
+            await asyncio.sleep(0.02)  # the stamp is on its way
+            await ctx.job.update(progress=0.5)
+            written.set()
+            await eventually(lambda: not worker._exchange.pending)
+            stored = await queue.job(ctx.job.key)
+            assert stored is not None
+            seen.append(stored.progress)
+
+        async def broken(worker: str, settlements: Any, want: int, *line: Line) -> Any:
+            if any(each.verb == "stamp" for each in settlements) and not next(failures, False):
+                step = await advance(worker, settlements, want, *line)
+                await written.wait()
+                raise RedisConnectionError(f"lost the reply to {step}")
+            return await advance(worker, settlements, want, *line)
+
+        monkeypatch.setattr(queue, "advance", broken)
+        async with working(queue) as worker:
+            await ended(await queue.enqueue("slow"))
+        assert seen == [0.5]
+
+    async def test_settlements_are_sent_by_weight(
+        self, queue: Queue, exchange: Exchange, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Many large results do not make one call that blocks the server."""
+        sizes: list[int] = []
+        advance = queue.advance
+
+        async def measured(worker: str, settlements: Any, want: int, *line: Line) -> Any:
+            sizes.append(sum(len(each.payload) for each in settlements))
+            return await advance(worker, settlements, want, *line)
+
+        monkeypatch.setattr(queue, "advance", measured)
+        large = b"x" * (BYTES_A_CALL // 3)
+        exchange.post(*[Settlement(f"job-{n}", "w 1.1", "finish", large, 60, "complete") for n in range(10)])
+        while exchange.pending:
+            await exchange.next(0)
+        assert sum(sizes) == 10 * len(large)
+        assert max(sizes) <= BYTES_A_CALL
+
+
+class TestNames:
+    @pytest.mark.parametrize("name", ["two words", "", "line\nbreak", " blank"])
+    async def test_a_worker_s_name_has_no_blanks(self, queue: Queue, name: str) -> None:
+        """Claims tell workers apart by them: `a` would hand back the jobs of `a b`."""
+        with pytest.raises(OptionError, match="blanks"):
+            Exchange(queue, name, 1, {}, Wakeup(queue, asyncio.Event()))
+
+    async def test_workers_with_similar_names_keep_their_claims(self, queue: Queue, echo: AnyTask) -> None:
+        """A name that begins like another is another."""
+        await echo.enqueue_many([{"text": "hi"}] * 2)
+        [mine] = await queue.claim(1, worker="w")
+        [other] = await queue.claim(1, worker="w2")
+        assert [each.job_id for each in await queue.unknown_claims("w", [])] == [mine.job_id]
+        assert await queue.settle(other, Succeeded(None), worker="w2")
