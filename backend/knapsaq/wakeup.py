@@ -10,9 +10,8 @@ until the push and answers both, so the job comes without a further round trip.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisError
 
 from knapsaq.claims import Advance
 from knapsaq.queue import Queue
@@ -38,8 +37,8 @@ class Wakeup:
         self._signal = signal
         self._watching: asyncio.Task[None] | None = None
         self._ahead: asyncio.Task[Advance | None] | None = None
-        self._blocking = Line(queue.redis, patience=BLOCK_SECONDS + COMMAND_TIMEOUT)
-        self._blocked: tuple[int, int] | None = None  # the connection that blocks, and the server's number for it
+        self._blocking = Line(queue.redis, patience=BLOCK_SECONDS + COMMAND_TIMEOUT, numbered=True)
+        self._blocks = False
         self._cut = asyncio.Event()
         self._channel = Line(queue.redis, on_push=self._take, on_cut=self._cut.set)
 
@@ -68,8 +67,8 @@ class Wakeup:
             if self._ahead is None or self._ahead.done():
                 return
             try:
-                if self._blocked is not None:
-                    await self._queue.line.execute("CLIENT", "UNBLOCK", self._blocked[1])
+                if (number := self._blocking.number) is not None:
+                    await self._queue.line.execute("CLIENT", "UNBLOCK", number)
             except (RedisError, OSError):
                 break
             await asyncio.wait({self._ahead}, timeout=UNBLOCKED_SECONDS)
@@ -87,20 +86,20 @@ class Wakeup:
         await self._channel.close()
 
     async def _wait_for_push(self) -> None:
-        queued, line = self._queue.keys.queued, self._blocking
+        queued = self._queue.keys.queued
+        self._blocks = True
         try:
-            if self._blocked is None or self._blocked[0] != line.opened:
-                with contextlib.suppress(ResponseError):  # the user may not ask
-                    number = await line.execute("CLIENT", "ID")
-                    self._blocked = line.opened, number
             # From the queue to the same end of the queue: nothing moves, but the call blocks while it is empty.
-            await line.execute("BLMOVE", queued, queued, "LEFT", "LEFT", BLOCK_SECONDS)
+            await self._blocking.execute("BLMOVE", queued, queued, "LEFT", "LEFT", BLOCK_SECONDS)
         except (RedisError, OSError):
+            self._blocks = False
             await asyncio.sleep(PAUSE)
         if self._ahead is None or self._ahead.done():
             self._signal.set()
 
     async def _claim_behind(self, worker: str) -> Advance | None:
+        if not self._blocks:  # nothing would hold the claim back, and a full server would be asked without pause
+            await asyncio.sleep(PAUSE)
         try:
             return await self._queue.advance(worker, [], 1, self._blocking)
         except (RedisError, OSError):

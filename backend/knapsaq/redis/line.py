@@ -24,7 +24,7 @@ from weakref import WeakKeyDictionary
 import hiredis
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import DataError, InvalidResponse, ReadOnlyError
+from redis.exceptions import DataError, InvalidResponse, ReadOnlyError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from knapsaq.batching import being_cancelled
@@ -45,9 +45,10 @@ class Line:
         patience: Seconds without a reply after which the connection is given up.
         on_push: Makes it a line of a subscriber: takes all that arrives.
         on_cut: Called when a subscriber's connection was lost.
+        numbered: Whether to ask for the connection's number.
 
     Attributes:
-        opened: How many connections it has made.
+        number: The server's own number of the newest connection, if ``numbered``; None where the user may not ask.
     """
 
     def __init__(
@@ -56,13 +57,16 @@ class Line:
         patience: float = COMMAND_TIMEOUT,
         on_push: Push | None = None,
         on_cut: Callable[[], None] | None = None,
+        *,
+        numbered: bool = False,
     ) -> None:
         self._pool: Any = redis.connection_pool
         self._patience = patience
         self._on_push, self._on_cut = on_push, on_cut
         self._wire: _Wire | None = None
         self._opening: asyncio.Task[_Wire] | None = None
-        self.opened = 0
+        self._numbered = numbered
+        self.number: int | None = None
 
     async def execute(self, *words: Any) -> Any:
         """Send a command and return its reply, text as bytes.
@@ -114,11 +118,14 @@ class Line:
         connection: Any = self._pool.make_connection()
         connection.protocol = 2  # replies have the shapes of RESP2, whatever the client's own connections speak
         await connection.connect()
+        if self._numbered:
+            await connection.send_command("CLIENT", "ID")
+            with suppress(ResponseError):
+                self.number = await connection.read_response()
         writer = connection._writer  # noqa: SLF001 - redis-py lends its transport to nobody by another way
         connection._reader = connection._writer = None  # noqa: SLF001 - else it would close it
         self._wire = wire = _Wire(loop, writer, connection._parser.parse_error, self._patience)  # noqa: SLF001
         wire.on_push, wire.on_cut = self._on_push, self._on_cut
-        self.opened += 1
         writer.transport.set_protocol(wire)
         return wire
 
