@@ -130,7 +130,7 @@ class ClaimingQueue(RedisQueue):
         Args:
             worker: The id of the worker that claims.
             settlements: What is to be written about jobs that the worker has claimed.
-            want: How many jobs it can start, 0 or more.
+            want: How many jobs it can start; below 0 as many, but only while its lease stands.
             line: The way to Redis; the one that all callers share unless given.
         """
         self._calls += 1

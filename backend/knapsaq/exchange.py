@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from redis.exceptions import RedisError
@@ -52,6 +52,7 @@ class Exchange:
     Attributes:
         stop: Set once it takes no more jobs.
         ahead: The claim of an idle worker that waits for the next push. While it stands, no other call claims.
+        lapses: Returns how often the worker's lease may have run out.
     """
 
     def __init__(
@@ -66,6 +67,8 @@ class Exchange:
         self._wakeup = wakeup
         self.stop = asyncio.Event()
         self.ahead: asyncio.Task[Advance | None] | None = None
+        self.lapses: Callable[[], int] = lambda: 0
+        self._lapses_then = 0
         self._outbox: list[Settlement] = []
         self._calls: deque[_Call] = deque()
         self._backlog = self._away = self._doubtful = False
@@ -87,6 +90,7 @@ class Exchange:
         if self._running or self._queue.clock is not None:
             self._wakeup.watch()
         elif self.ahead is None:
+            self._lapses_then = self.lapses()
             self.ahead = self._wakeup.claim_ahead(self._worker)
 
     async def next(self, room: int) -> tuple[Advance | None, bool]:
@@ -128,8 +132,11 @@ class Exchange:
     def _come_ahead(self, ahead: asyncio.Task[Advance | None]) -> tuple[Advance | None, bool]:
         self.ahead = None
         step = ahead.result()
-        self._doubtful |= step is None
-        return step, step is not None and not (step.claims or step.unreadable)
+        if step is None or self.lapses() != self._lapses_then:
+            # The answer was lost; or the process stood still with it, and somebody else may have the job by now.
+            self._doubtful = True
+            return None, False
+        return (step if step.claims or step.unreadable else None), False
 
     def _send(self, room: int) -> int:
         want = min(room, CLAIMED_A_CALL, self._half if self._backlog else room)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -62,6 +63,7 @@ class LeaseKeeper(threading.Thread):
         self._away = False
         self._others_have_until = 0.0
         self._given_up = False
+        self._lapses, self._renewed_at = 0, -math.inf
         self.stall_limit = queue.settings.loop_stall_limit
         self.job_of: Callable[[asyncio.Task[Any]], Job[Any] | None] = lambda _task: None
 
@@ -74,6 +76,11 @@ class LeaseKeeper(threading.Thread):
         self.job_of = job_of
         watchdog.watch(self)
 
+    @property
+    def lapses(self) -> int:
+        """How often the lease has run out, as far as this process can know: while Redis was away, or it stood still."""
+        return self._lapses + (time.monotonic() - self._renewed_at > self._lease_ms / 1000)
+
     def renew(self) -> None:
         """Renew the lease once.
 
@@ -81,12 +88,15 @@ class LeaseKeeper(threading.Thread):
             redis.exceptions.RedisError: Redis cannot be reached.
         """
         keys = self._queue.keys
+        asked, lapses = time.monotonic(), self.lapses
         expired, waits = _run(
             self._redis,
             scripts.lease,
             [keys.leases, keys.saq_sweep_lock, keys.saq_schedule_lock, keys.queued, keys.incomplete],
             [self._queue.now_argument, self._worker, self._lease_ms],
         )
+        self._lapses = lapses  # before the other, as the loop's thread may look in between
+        self._renewed_at = asked
         if expired and time.monotonic() >= self._others_have_until:
             self._on_expired()
         if waits:

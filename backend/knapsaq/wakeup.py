@@ -101,7 +101,7 @@ class Wakeup:
         if not self._blocks:  # nothing would hold the claim back, and a full server would be asked without pause
             await asyncio.sleep(PAUSE)
         try:
-            return await self._queue.advance(worker, [], 1, self._blocking)
+            return await self._queue.advance(worker, [], -1, self._blocking)
         except (RedisError, OSError):
             await asyncio.sleep(PAUSE)
             return None

@@ -123,6 +123,7 @@ class Worker(SaqWorker[Any]):
             await self._injector.open()
             await asyncio.to_thread(keeper.renew)
             keeper.start()
+            self._exchange.lapses = lambda: keeper.lapses
             keeper.guard(lambda task: next((it.claim.job for it in [*self._running.values()] if it.task is task), None))
             events.worker_started(self.id, self.queue.name, self.concurrency, len(self.registry.names()))
             duties = [asyncio.create_task(duty) for duty in self._duties()]

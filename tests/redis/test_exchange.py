@@ -19,6 +19,7 @@ from knapsaq.exchange import BYTES_A_CALL, COMPARED_SECONDS, Exchange
 from knapsaq.outcomes import Succeeded
 from knapsaq.redis.line import Line
 from knapsaq.registry import AnyTask
+from knapsaq.testing import ManualClock
 from knapsaq.wakeup import Wakeup
 from knapsaq.worker import Worker
 
@@ -153,6 +154,33 @@ class TestAhead:
                 assert job is not None
                 assert job.attempts == 1
         assert await left_behind(queue) == []
+
+    async def test_a_job_that_came_while_the_process_stood_still_is_not_begun(
+        self, queue: Queue, producer: Queue, echo: AnyTask
+    ) -> None:
+        """Its lease had run out by then, and another worker may run the job: it is put back or left to that."""
+        async with working(queue) as worker:
+            await eventually(lambda: is_armed(worker))
+            lapses = worker._exchange.lapses
+            worker._exchange.lapses = lambda: lapses() + 1
+            job = await producer.enqueue("echo", text="hi")
+            await ended(job)
+            assert job is not None
+            assert job.attempts == 1
+            assert worker._exchange._lapses_then > 0
+        assert await left_behind(queue) == []
+
+    async def test_a_worker_whose_lease_has_run_out_is_given_no_job_that_it_waited_for(
+        self, queue: Queue, echo: AnyTask, clock: ManualClock
+    ) -> None:
+        """It has died without a word, or stands still; who asks by itself gets a new lease."""
+        queue.clock = clock
+        await echo.enqueue(text="hi")
+        assert (await queue.advance("w", [], -1)).claims == []
+        await queue.redis.zadd(queue.keys.leases, {"w": clock()})
+        assert (await queue.advance("w", [], -1)).claims == []
+        await queue.redis.zadd(queue.keys.leases, {"w": clock() + 1})
+        assert len((await queue.advance("w", [], -1)).claims) == 1
 
 
 class TestDoubt:

@@ -137,6 +137,25 @@ class TestLease:
         assert len(left) == 3
         assert min(left) > 0
 
+    async def test_a_lease_that_may_have_run_out_is_counted(
+        self, queue: Queue, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """By a clock that goes on while the process stands still; also once the lease has been renewed."""
+        now = time.monotonic()
+        monkeypatch.setattr(time, "monotonic", lambda: now)
+        keeper = LeaseKeeper(queue, "w")
+        keeper.renew()
+        before = keeper.lapses
+        now += queue.settings.lease / 2
+        keeper.renew()
+        assert keeper.lapses == before
+        now += queue.settings.lease + 1
+        assert keeper.lapses == before + 1
+        keeper.renew()
+        assert keeper.lapses == before + 1
+        monkeypatch.undo()
+        keeper.stop()
+
     async def test_a_worker_that_leaves_jobs_behind_keeps_its_lease(self, queue: Queue, echo: AnyTask) -> None:
         """Without one nobody would look for them: they are handed back when it has run out."""
         job = await echo.enqueue(text="hi")

@@ -1,6 +1,7 @@
 -- Settle what has ended, promote what is due, claim what may run: one step.
 -- keys: queued active incomplete leases claims aborts crashes dead records reasons | job
 -- args: now worker want claim lease_ms last_chance | head payload
+-- Below 0, want counts only while the worker's lease stands.
 -- Returns now in ms, the next due time in seconds or '', 1 or 0 for each settlement, the claimed jobs as id, payload,
 -- deaths; and the claimed jobs that somebody wants aborted as id, reason.
 -- A claim, worker and token, is the job's entry in the one hash of all claims; a settlement counts only while its
@@ -26,6 +27,12 @@ if now == '' then
   now = time[1] * 1000 + math.floor(time[2] / 1000)
 else
   now = tonumber(now)
+end
+
+if want < 0 then
+  -- It has waited here for a push: its worker may be dead by now, or stand still.
+  local lease = call('ZSCORE', leases, worker)
+  want = lease and tonumber(lease) > now and -want or 0
 end
 
 local some_crashed = call('HLEN', crashes) > 0
