@@ -6,6 +6,7 @@ import asyncio
 import sys
 import types
 from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -19,6 +20,7 @@ from knapsaq.errors import InvalidArgumentsError
 from knapsaq.outcomes import Succeeded
 from knapsaq.registry import AnyTask
 from knapsaq.scheduler import Scheduler
+from knapsaq.scheduling import ScheduleStore
 from knapsaq.testing import ManualClock
 
 NOON = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
@@ -541,3 +543,78 @@ class TestWorkers:
                 return any([job.ended async for job in queue.iter_jobs()])
 
             await eventually(ran)
+
+
+class TestCost:
+    @pytest.fixture
+    async def many(self, settings: Settings, registry: Registry) -> AsyncIterator[Queue]:
+        """A queue by Redis' clock with ten thousand schedules, none of which is due soon."""
+
+        async def tick(number: int) -> None: ...
+
+        task: Any = registry.task(tick)
+        yearly = datetime.now(UTC) + timedelta(days=180)
+        for number in range(10_000):
+            cron = f"{number % 60} {number // 60 % 24} {yearly.day % 28 + 1} {yearly.month} *"
+            task = registry.scheduled_task(cron=cron, schedule=f"tick-{number}", args=(number,))(task)
+        async with connect(settings, registry=registry) as client:
+            await client.queue().redis.flushall()
+            yield client.queue()
+            await client.queue().redis.flushall()
+
+    async def test_ten_thousand_schedules_cost_an_idle_worker_nothing(self, many: Queue) -> None:
+        """Between fires the lease alone is renewed: less than a command a second, as the server counts."""
+        redis: Any = many.redis
+
+        async def stored() -> bool:
+            return bool(await redis.hlen(many.keys.schedules) == 10_000)
+
+        async with working(many, timers={"sweep": 60, "abort": 60, "worker_info": 60, "schedule": 60}):
+            await eventually(stored, within=60)
+            await asyncio.sleep(0.5)  # what follows on a start
+            before = await redis.info("commandstats")
+            await asyncio.sleep(4)
+            after = await redis.info("commandstats")
+        in_lease = {f"cmdstat_{name}" for name in ("zadd", "set", "zrangebyscore", "exists", "time")}
+        asked = {
+            name: stats["calls"] - before.get(name, {"calls": 0})["calls"]
+            for name, stats in after.items()
+            if name not in in_lease | {"cmdstat_info"}
+        }
+        assert sum(asked.values()) <= 4, asked
+
+    async def test_a_fleet_makes_hardly_more_calls_for_a_fire_than_one_worker(
+        self, settings: Settings, registry: Registry, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Who fired last goes at once, and the others hear of it in time to do nothing."""
+        looks: list[int] = []
+        shots: list[int] = []
+        due, fire = ScheduleStore.due, ScheduleStore.fire
+
+        async def counted_due(self: ScheduleStore) -> Any:
+            found = await due(self)
+            looks.append(found.now_ms)
+            return found
+
+        async def counted_fire(self: ScheduleStore, *given: Any) -> Any:
+            shot = await fire(self, *given)
+            shots.extend([shot.now_ms] * any(shot.answers))
+            return shot
+
+        monkeypatch.setattr(ScheduleStore, "due", counted_due)
+        monkeypatch.setattr(ScheduleStore, "fire", counted_fire)
+
+        @registry.scheduled_task(every=1, overlap=True)
+        async def tick() -> None: ...
+
+        async with connect(settings, registry=registry) as client, AsyncExitStack() as stack:
+            await client.queue().redis.flushall()
+            for _ in range(5):
+                await stack.enter_async_context(working(client.queue()))
+            await eventually(lambda: len(shots) >= 2)
+            looked, shot = len(looks), len(shots)
+            await eventually(lambda: len(shots) >= shot + 4, within=30)
+            made, fired = len(looks) - looked, len(shots) - shot
+        # All five look where everybody's loop is held up; here they share one.
+        assert made <= 4 * fired
+        assert len(shots) == len({now // 1000 for now in shots})
