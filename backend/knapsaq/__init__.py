@@ -9,10 +9,13 @@ from knapsaq.client import Client, connect
 from knapsaq.context import Context
 from knapsaq.cron import crontab
 from knapsaq.dead_letters import DeadJob
+from knapsaq.editing import Schedules
+from knapsaq.entries import ScheduleEntry, ScheduleFire
 from knapsaq.errors import (
     BrokerError,
     ConfigurationError,
     CronError,
+    DuplicateScheduleError,
     DuplicateTaskError,
     InvalidArgumentsError,
     JobError,
@@ -27,10 +30,12 @@ from knapsaq.errors import (
     ProviderError,
     RegistryError,
     ResultError,
+    ScheduleError,
     SettingsError,
     TaskDefinitionError,
     TaskTimeoutError,
     UnknownQueueError,
+    UnknownScheduleError,
     UnknownTaskError,
     WorkerError,
 )
@@ -54,6 +59,7 @@ __all__ = [
     "CronError",
     "DeadJob",
     "Discard",
+    "DuplicateScheduleError",
     "DuplicateTaskError",
     "InvalidArgumentsError",
     "Job",
@@ -74,12 +80,17 @@ __all__ = [
     "ResultError",
     "Retry",
     "Schedule",
+    "ScheduleEntry",
+    "ScheduleError",
+    "ScheduleFire",
+    "Schedules",
     "Settings",
     "SettingsError",
     "Task",
     "TaskDefinitionError",
     "TaskTimeoutError",
     "UnknownQueueError",
+    "UnknownScheduleError",
     "UnknownTaskError",
     "Worker",
     "WorkerError",
