@@ -20,6 +20,7 @@ from knapsaq.errors import DuplicateTaskError, KnapsaqError, RegistryError, Task
 from knapsaq.options import TaskKeywords, TaskOptions
 from knapsaq.schedules import Schedule
 from knapsaq.task import Sender, Task
+from knapsaq.wiring import AnyTask, Wiring
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -27,7 +28,6 @@ R_co = TypeVar("R_co", covariant=True)
 X = TypeVar("X")
 X_contra = TypeVar("X_contra", contravariant=True)
 K = TypeVar("K", Context, SaqContext)
-AnyTask = Task[..., Any, Any]
 
 
 class TakesCtx(Protocol[X_contra, P, R_co]):
@@ -93,14 +93,14 @@ class Decorator(Protocol):
     def __call__(self, /, **options: Unpack[TaskKeywords]) -> Decorator: ...
 
 
-class Registry:
+class Registry(Wiring):
     """Tasks by name, the providers of their parameters, and the connection through which they are sent.
 
     Most programs use the one that ``get_registry()`` returns.
     """
 
     def __init__(self) -> None:
-        self._tasks: dict[str, AnyTask] = {}
+        super().__init__()
         self._dependencies: dict[str, Any] = {}
         self._senders: list[Sender] = []
 
@@ -142,32 +142,21 @@ class Registry:
 
         return cast("Decorator", decorate)
 
-    def add(self, task: AnyTask) -> AnyTask:
-        """Register a task.
-
-        Raises:
-            DuplicateTaskError: Another function has the name; the error shows both places.
-        """
-        known = self._tasks.get(task.name)
-        if known is not None and known.location != task.location:
-            raise DuplicateTaskError(task.name, known.location, task.location)
-        self._tasks[task.name] = task
-        return task
-
     def get(self, name: str) -> AnyTask:
         """Return the task of that name.
 
         Raises:
             UnknownTaskError: There is none; the error names the nearest.
         """
-        task = self._tasks.get(name)
+        task = self.find(name)
         if task is None:
             raise UnknownTaskError(name, self.names())
         return task
 
     def find(self, name: str) -> AnyTask | None:
-        """Return the task of that name, or None."""
-        return self._tasks.get(name)
+        """Return the task of that name, be it the route to it, or None."""
+        task = self._tasks.get(name)
+        return self.aliased(name) if task is None else task
 
     def get_all_tasks(self) -> list[AnyTask]:
         """Return all tasks in the order of their definition."""
@@ -198,6 +187,7 @@ class Registry:
     def clear(self) -> None:
         """Forget all tasks and providers; for tests."""
         self._tasks.clear()
+        self._unwire()
         self._dependencies.clear()
 
     @property
