@@ -15,7 +15,7 @@ from knapsaq.testing import ManualClock
 
 # What may outlive a test's jobs: things that end by themselves (they have an expiry) need not be named here.
 ENDLESS_KEYS = re.compile(
-    rb"saq:[^:]+:(queued|active|incomplete|leases|claims|crashes|dead(:(records|reasons))?)|saq:job:.*"
+    rb"saq:[^:]+:(queued|active|incomplete|leases|claims|crashes|dead(:(records|reasons))?|schedules(:(due|fires))?)|saq:job:.*"
 )
 
 

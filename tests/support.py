@@ -75,11 +75,12 @@ async def lists(queue: Queue) -> Mapping[str, list[str]]:
 
 
 async def left_behind(queue: Queue) -> list[str]:
-    """Return every key of a queue that neither expires, nor is a job's record, a dead letter or a worker's lease."""
+    """Return every key of a queue that neither expires, nor is a job's record, a dead letter, a lease or a schedule."""
     redis: Any = queue.redis
     found = [key async for key in redis.scan_iter(match=f"saq:{queue.name}:*")]
     keys = queue.keys
-    owned = {key.encode() for key in (keys.leases, keys.dead, keys.dead_records, keys.dead_reasons)}
+    lasting = (keys.leases, keys.dead, keys.dead_records, keys.dead_reasons)
+    owned = {key.encode() for key in (*lasting, keys.schedules, keys.schedules_due, keys.schedules_fires)}
     return sorted([key.decode() for key in found if key not in owned and await redis.ttl(key) == -1])
 
 

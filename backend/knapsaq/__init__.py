@@ -9,10 +9,13 @@ from knapsaq.client import Client, connect
 from knapsaq.context import Context
 from knapsaq.cron import crontab
 from knapsaq.dead_letters import DeadJob
+from knapsaq.editing import Schedules
+from knapsaq.entries import ScheduleEntry, ScheduleFire
 from knapsaq.errors import (
     BrokerError,
     ConfigurationError,
     CronError,
+    DuplicateScheduleError,
     DuplicateTaskError,
     InvalidArgumentsError,
     JobError,
@@ -28,10 +31,12 @@ from knapsaq.errors import (
     RegistryError,
     ResultError,
     RouteError,
+    ScheduleError,
     SettingsError,
     TaskDefinitionError,
     TaskTimeoutError,
     UnknownQueueError,
+    UnknownScheduleError,
     UnknownTaskError,
     WorkerError,
 )
@@ -55,6 +60,7 @@ __all__ = [
     "CronError",
     "DeadJob",
     "Discard",
+    "DuplicateScheduleError",
     "DuplicateTaskError",
     "InvalidArgumentsError",
     "Job",
@@ -76,12 +82,17 @@ __all__ = [
     "Retry",
     "RouteError",
     "Schedule",
+    "ScheduleEntry",
+    "ScheduleError",
+    "ScheduleFire",
+    "Schedules",
     "Settings",
     "SettingsError",
     "Task",
     "TaskDefinitionError",
     "TaskTimeoutError",
     "UnknownQueueError",
+    "UnknownScheduleError",
     "UnknownTaskError",
     "Worker",
     "WorkerError",

@@ -7,13 +7,14 @@ its registry send their jobs through it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
 from redis.asyncio import Redis
 
 from knapsaq.claims import Clock
+from knapsaq.definitions import Store
 from knapsaq.errors import UnknownQueueError
 from knapsaq.job import Job
 from knapsaq.queue import Queue
@@ -61,6 +62,11 @@ class Client:
             BrokerError: Redis cannot be reached.
         """
         return await self.queue(self.registry.get(name).options.queue).enqueue(name, **kwargs)
+
+    @property
+    def schedule_stores(self) -> Mapping[str, Store]:
+        """Where each queue keeps its schedules, by the queue's name."""
+        return {name: queue.schedules for name, queue in self.queues.items()}
 
     def send(self, queue: str, job: Job[Any]) -> Awaitable[Job[Any]]:
         """Accept a task's job, or return the one that has its key and has not ended."""

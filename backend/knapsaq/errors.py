@@ -9,8 +9,11 @@
     ├── RegistryError
     │   ├── DuplicateTaskError      two functions under one name
     │   ├── RouteError              dotted paths that lead to no task
+    │   ├── DuplicateScheduleError  two schedules under one name
     │   ├── UnknownTaskError        nobody registered that name
-    │   └── UnknownQueueError       no queue of that name is connected
+    │   ├── UnknownScheduleError    no connected queue has a schedule of that name
+    │   ├── UnknownQueueError       no queue of that name is connected
+    │   └── ScheduleError           a schedule cannot be changed as asked
     ├── ProviderError
     │   └── MissingProviderError    a parameter that nobody provides
     ├── InvalidArgumentsError       a call that does not fit the task's signature
@@ -131,6 +134,20 @@ class RouteError(RegistryError):
         return each[0] if len(each) == 1 else "\n".join([f"{len(each)} routes are wrong", *each])
 
 
+class DuplicateScheduleError(RegistryError):
+    """Two schedules have one name."""
+
+    def __init__(self, name: str, first: str, second: str) -> None:
+        super().__init__(name, first, second)
+        self.name, self.first, self.second = name, first, second
+
+    def __str__(self) -> str:
+        return (
+            f"schedule {self.name!r} is defined twice: {self.first} and {self.second}; "
+            f"give one of them another name with @scheduled_task(schedule=...)"
+        )
+
+
 class UnknownTaskError(RegistryError):
     """No task of that name is registered in this process."""
 
@@ -144,6 +161,32 @@ class UnknownTaskError(RegistryError):
             f"no task is named {self.name!r}; {hint}. "
             f"A task is registered when its module is imported: import it where the queue is configured"
         )
+
+
+class UnknownScheduleError(RegistryError):
+    """No connected queue has a schedule of that name."""
+
+    def __init__(self, name: str, known: tuple[str, ...]) -> None:
+        super().__init__(name, known)
+        self.name, self.known = name, known
+
+    def __str__(self) -> str:
+        hint = nearest(self.name, self.known)
+        return (
+            f"no schedule is named {self.name!r}; {hint}. A schedule of @scheduled_task is stored when a worker of its "
+            f"queue starts; the queue has to be one of KNAPSAQ_QUEUES"
+        )
+
+
+class ScheduleError(RegistryError):
+    """A schedule cannot be changed as asked; nothing was changed."""
+
+    def __init__(self, name: str, problem: str) -> None:
+        super().__init__(name, problem)
+        self.name, self.problem = name, problem
+
+    def __str__(self) -> str:
+        return f"schedule {self.name!r}: {self.problem}"
 
 
 class UnknownQueueError(RegistryError):
@@ -201,15 +244,16 @@ class PayloadTooLargeError(KnapsaqError):
 
 
 class NotConnectedError(KnapsaqError):
-    """A task was enqueued outside a connection."""
+    """A task was enqueued, or schedules were looked at, outside a connection; ``task`` is empty for schedules."""
 
     def __init__(self, task: str) -> None:
         super().__init__(task)
         self.task = task
 
     def __str__(self) -> str:
+        what = f"task {self.task!r} cannot be enqueued" if self.task else "schedules cannot be looked at or changed"
         return (
-            f"task {self.task!r} cannot be enqueued: no queue is connected. In a script use "
+            f"{what}: no queue is connected. In a script use "
             f"`async with knapsaq.connect():`; in a Litestar app add KnapsaqPlugin to its plugins"
         )
 

@@ -154,3 +154,35 @@ def no_task_known() -> None:
 def schedule_unserved(task: str, queue: str) -> None:
     """A scheduled task belongs to a queue that nobody serves."""
     logger.warning("task %s is scheduled in queue %s, which is not served: add it to KNAPSAQ_QUEUES", task, queue)
+
+
+def schedule_changed(queue: str, name: str, edited: tuple[str, ...] | None) -> None:
+    """An operator has changed a schedule; None is that it was removed."""
+    what = "removed" if edited is None else f"changed: {', '.join(edited) or 'nothing, the code counts'}"
+    logger.info("schedule %s of queue %s was %s", name, queue, what)
+
+
+def schedule_reconciled(queue: str, name: str, what: str) -> None:
+    """A worker that starts has stored, replaced or removed a schedule."""
+    logger.info("schedule %s of queue %s is %s in the code", name, queue, what)
+
+
+def schedule_edit_lost(queue: str, name: str, edited: tuple[str, ...]) -> None:
+    """The code has taken a schedule away or over, and what an operator had changed is lost."""
+    logger.warning("schedule %s of queue %s: what was changed by hand is gone: %s", name, queue, ", ".join(edited))
+
+
+def schedule_missed(queue: str, name: str, missed: str, dropped: bool) -> None:
+    """Due times have passed while no worker fired them, and give no job."""
+    why = "there were too many at once" if dropped else "no worker ran in time"
+    logger.warning("schedule %s of queue %s: due times from %s on give no job: %s", name, queue, missed, why)
+
+
+def schedule_skipped(queue: str, name: str) -> None:
+    """A due time gives no job, as the job before has not ended."""
+    logger.warning("schedule %s of queue %s: a due time is skipped, as the previous run has not ended", name, queue)
+
+
+def schedule_unreadable(queue: str, name: str, error: Exception) -> None:
+    """A stored schedule cannot be read here; it is left as it is."""
+    logger.error("schedule %s of queue %s cannot be read here: %s", name, queue, str(error)[:SHOWN_CHARACTERS])

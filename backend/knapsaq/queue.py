@@ -37,6 +37,7 @@ from knapsaq.options import CallOptions
 from knapsaq.reading import ReadingQueue
 from knapsaq.redis import scripts
 from knapsaq.redis.connection import broker_errors, open_redis
+from knapsaq.scheduling import ScheduleStore
 from knapsaq.sweeping import Sweeper
 from knapsaq.task import each_call
 from knapsaq.timing import now_ms
@@ -74,6 +75,7 @@ class Queue(ReadingQueue):
         self._storing = Batcher(self._store, STORED_A_CALL, _weight)
         self._dead_letters = DeadLetters(self)
         self.sweeper = Sweeper(self)
+        self.schedules = ScheduleStore(self)
 
     @classmethod
     def from_url(cls, url: str, **options: Any) -> Queue:
@@ -118,10 +120,8 @@ class Queue(ReadingQueue):
         Returns:
             Whether it was stored; False while a job of its key has not ended.
         """
-        self._address(job)
-        if self._before_enqueues:
-            await self._before_enqueue(job)
-        request = _Request(job, self.job_id(job.key), self._payload(job), once)
+        payload = await self.prepare(job)
+        request = _Request(job, self.job_id(job.key), payload, once)
         batches = [requests for queue, requests in _batches.get() if queue is self]
         for requests in batches:
             requests.append(request)
@@ -147,11 +147,7 @@ class Queue(ReadingQueue):
 
     async def submit_many(self, jobs: Sequence[Job[Any]]) -> list[Job[Any]]:
         """Store jobs; for each the one that has its key and has not ended takes its place."""
-        for job in jobs:
-            self._address(job)
-            if self._before_enqueues:
-                await self._before_enqueue(job)
-        requests = [_Request(job, self.job_id(job.key), self._payload(job), once=False) for job in jobs]
+        requests = [_Request(job, self.job_id(job.key), await self.prepare(job), once=False) for job in jobs]
         batches = [sent for queue, sent in _batches.get() if queue is self]
         for sent in batches:
             sent.extend(requests)
@@ -165,6 +161,13 @@ class Queue(ReadingQueue):
                 sent.remove(requests[place])
             submitted[place] = await self.submit(jobs[place])
         return submitted
+
+    async def prepare(self, job: SaqJob) -> bytes | str:
+        """Fill in what a job needs to be queued here, and return its record."""
+        self._address(job)
+        if self._before_enqueues:
+            await self._before_enqueue(job)
+        return self._payload(job)
 
     def _address(self, job: SaqJob) -> None:
         """Fill in a job's queue, status and missing limits."""

@@ -8,43 +8,71 @@ them, the worker to run them. Importing does no I/O.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping
+import inspect
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, Unpack, cast, overload
 
 from saq.types import Context as SaqContext
 
 from knapsaq.context import Context
-from knapsaq.errors import DuplicateTaskError, KnapsaqError, RegistryError, TaskDefinitionError, UnknownTaskError
+from knapsaq.editing import Schedules
+from knapsaq.errors import (
+    DuplicateScheduleError,
+    DuplicateTaskError,
+    KnapsaqError,
+    OptionError,
+    RegistryError,
+    TaskDefinitionError,
+    UnknownTaskError,
+)
 from knapsaq.options import TaskKeywords, TaskOptions
-from knapsaq.schedules import Schedule
+from knapsaq.schedules import Misfire, Schedule
+from knapsaq.signature import INJECTED
 from knapsaq.task import Sender, Task
+from knapsaq.timing import Duration
 from knapsaq.wiring import AnyTask, Wiring
 
 P = ParamSpec("P")
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
+F = TypeVar("F", bound=Callable[..., Any])
 X = TypeVar("X")
 X_contra = TypeVar("X_contra", contravariant=True)
 K = TypeVar("K", Context, SaqContext)
 
 
-class TakesCtx(Protocol[X_contra, P, R_co]):
+class NoTask(Protocol):
+    """Anything but a task, whose type says that it has not what every object has."""
+
+    def __sizeof__(self) -> int:
+        """Return its size."""
+
+
+class TakesNone(NoTask, Protocol[P, R_co]):
+    """A function without a context."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        """Run it."""
+
+
+class TakesCtx(NoTask, Protocol[X_contra, P, R_co]):
     """A function whose first parameter is the context, by its name."""
 
     def __call__(self, ctx: X_contra, *args: P.args, **kwargs: P.kwargs) -> R_co:
         """Run it."""
 
 
-class TakesContext(Protocol[X_contra, P, R_co]):
+class TakesContext(NoTask, Protocol[X_contra, P, R_co]):
     """Likewise, by its other name and its annotation."""
 
     def __call__(self, context: X_contra, *args: P.args, **kwargs: P.kwargs) -> R_co:
         """Run it."""
 
 
-class LeavesCtx(Protocol[X_contra, P, R_co]):
+class LeavesCtx(NoTask, Protocol[X_contra, P, R_co]):
     """Likewise, for a function that does not look at it."""
 
     def __call__(self, _ctx: X_contra, *args: P.args, **kwargs: P.kwargs) -> R_co:
@@ -52,7 +80,7 @@ class LeavesCtx(Protocol[X_contra, P, R_co]):
 
 
 class Decorator(Protocol):
-    """``@task``: with or without options. The type of the task follows from the function's.
+    """``@task``: with or without options. The type of the task follows from the function's; a task keeps its own.
 
     Type checkers know the context under the names ``ctx``, ``_ctx`` and ``context``. Protocols with its name, and not
     ``Concatenate``, so that all overloads that fit infer the same function type: else mypy takes every function whose
@@ -60,7 +88,9 @@ class Decorator(Protocol):
     """
 
     @overload
-    def __call__(  # type: ignore[overload-overlap]  # a coroutine function is also a function
+    def __call__(self, function: Task[P, R, F], /) -> Task[P, R, F]: ...
+    @overload
+    def __call__(
         self, function: TakesCtx[X, P, Coroutine[Any, Any, R]], /
     ) -> Task[P, R, Callable[Concatenate[Mapping[str, Any], P], Coroutine[Any, Any, R]]]: ...
     @overload
@@ -68,7 +98,7 @@ class Decorator(Protocol):
         self, function: TakesCtx[X, P, R], /
     ) -> Task[P, R, Callable[Concatenate[Mapping[str, Any], P], R]]: ...
     @overload
-    def __call__(  # type: ignore[overload-overlap]
+    def __call__(
         self, function: LeavesCtx[K, P, Coroutine[Any, Any, R]], /
     ) -> Task[P, R, Callable[Concatenate[Mapping[str, Any], P], Coroutine[Any, Any, R]]]: ...
     @overload
@@ -76,7 +106,7 @@ class Decorator(Protocol):
         self, function: LeavesCtx[K, P, R], /
     ) -> Task[P, R, Callable[Concatenate[Mapping[str, Any], P], R]]: ...
     @overload
-    def __call__(  # type: ignore[overload-overlap]
+    def __call__(
         self, function: TakesContext[K, P, Coroutine[Any, Any, R]], /
     ) -> Task[P, R, Callable[Concatenate[Mapping[str, Any], P], Coroutine[Any, Any, R]]]: ...
     @overload
@@ -85,10 +115,10 @@ class Decorator(Protocol):
     ) -> Task[P, R, Callable[Concatenate[Mapping[str, Any], P], R]]: ...
     @overload
     def __call__(
-        self, function: Callable[P, Coroutine[Any, Any, R]], /
+        self, function: TakesNone[P, Coroutine[Any, Any, R]], /
     ) -> Task[P, R, Callable[P, Coroutine[Any, Any, R]]]: ...
     @overload
-    def __call__(self, function: Callable[P, R], /) -> Task[P, R, Callable[P, R]]: ...
+    def __call__(self, function: TakesNone[P, R], /) -> Task[P, R, Callable[P, R]]: ...
     @overload
     def __call__(self, /, **options: Unpack[TaskKeywords]) -> Decorator: ...
 
@@ -101,6 +131,7 @@ class Registry(Wiring):
 
     def __init__(self) -> None:
         super().__init__()
+        self._scheduled: dict[str, str] = {}
         self._dependencies: dict[str, Any] = {}
         self._senders: list[Sender] = []
 
@@ -115,32 +146,49 @@ class Registry(Wiring):
     def scheduled_task(
         self,
         *,
-        cron: str,
+        cron: str | None = None,
+        every: Duration | None = None,
+        schedule: str | None = None,
         timezone: str | None = None,
+        args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
+        jitter: Duration = 0,
+        misfire: Misfire = "once",
+        misfire_window: Duration = 3600,
+        overlap: bool = False,
+        enabled: bool = True,
         **options: Unpack[TaskKeywords],
     ) -> Decorator:
         """Return the decorator that makes a task of a function and runs it by the clock.
 
+        On top of another ``@scheduled_task`` or of ``@task`` it gives that task a further schedule.
+
         Args:
-            cron: Five fields: minute, hour, day of month, month, day of week.
+            cron: Five fields: minute, hour, day of month, month, day of week; a sixth one is the second; or ``@daily``.
+            every: Instead of ``cron``: seconds or a ``timedelta``, from 1 second on, between two fires.
+            schedule: The schedule's name, unique in the registry; the task's name unless given.
             timezone: The IANA zone of the fields; ``Settings.timezone`` unless given.
-            kwargs: The arguments of the jobs that the schedule fires.
+            args: The positional arguments of the jobs that the schedule fires.
+            kwargs: Their arguments by name.
+            jitter: Seconds or a ``timedelta``, up to a day, by a part of which each job is delayed.
+            misfire: What becomes of due times that passed while no worker ran: ``"skip"`` drops them, ``"once"`` runs
+                the newest, ``"all"`` runs each and needs ``overlap=True``.
+            misfire_window: Seconds or a ``timedelta``; what was missed longer ago is never run.
+            overlap: Whether it fires while the job that it fired before has not ended.
+            enabled: Whether it fires at all; with False somebody has to resume it.
             options: The options of ``@task``.
 
         Raises:
             OptionError: The expression, the zone or an option is wrong.
-            InvalidArgumentsError: The task cannot take ``kwargs``.
+            InvalidArgumentsError: The task cannot take the arguments.
+            DuplicateScheduleError: Another schedule has the name.
+            TaskDefinitionError: A further schedule of the same task has no name of its own.
         """
+        given = {"cron": cron, "every": every, "name": schedule, "timezone": timezone, "args": args, "kwargs": kwargs}
+        given |= {"jitter": jitter, "misfire": misfire, "misfire_window": misfire_window}
+        given |= {"overlap": overlap, "enabled": enabled}
 
-        def decorate(function: Callable[..., Any]) -> AnyTask:
-            place = f"@scheduled_task of {_named(function)}"
-            schedule = Schedule.build(place, cron=cron, timezone=timezone, kwargs=kwargs)
-            task = self._build(place, function, options, (schedule,))
-            task.signature.bind((), schedule.kwargs, task.signature.injectable(_left_open(task, schedule)))
-            return self.add(task)
-
-        return cast("Decorator", decorate)
+        return cast("Decorator", lambda function: self._schedule(function, given, options))
 
     def get(self, name: str) -> AnyTask:
         """Return the task of that name.
@@ -157,6 +205,11 @@ class Registry(Wiring):
         """Return the task of that name, be it the route to it, or None."""
         task = self._tasks.get(name)
         return self.aliased(name) if task is None else task
+
+    def find_schedule(self, name: str) -> tuple[AnyTask, Schedule] | None:
+        """Return the schedule of that name with its task, or None."""
+        task = self._tasks.get(self._scheduled.get(name, ""))
+        return next(((task, one) for one in task.schedules if one.name == name), None) if task else None
 
     def get_all_tasks(self) -> list[AnyTask]:
         """Return all tasks in the order of their definition."""
@@ -188,7 +241,13 @@ class Registry(Wiring):
         """Forget all tasks and providers; for tests."""
         self._tasks.clear()
         self._unwire()
+        self._scheduled.clear()
         self._dependencies.clear()
+
+    @property
+    def schedules(self) -> Schedules:
+        """The schedules in Redis, to look at and to change; inside a connection."""
+        return Schedules(self)
 
     @property
     def dependencies(self) -> Mapping[str, Any]:
@@ -216,23 +275,62 @@ class Registry(Wiring):
     def _decorate(self, function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
         if function is None:
             return lambda decorated: self._decorate(decorated, **options)
-        return self.add(self._build(f"@task of {_named(function)}", function, options, ()))
+        return self.add(self._build(f"@task of {_named(function)!r}", function, options))
 
-    def _build(self, place: str, function: Any, options: Mapping[str, Any], schedules: tuple[Schedule, ...]) -> AnyTask:
+    def _schedule(self, function: Any, given: Mapping[str, Any], options: Mapping[str, Any]) -> AnyTask:
+        place = f"@scheduled_task of {function.name if isinstance(function, Task) else _named(function)!r}"
+        schedule = Schedule.build(place, **given)
+        if isinstance(function, Task):
+            task = self._further(place, function, options)
+        else:
+            task = self._build(place, function, options)
+        schedule = replace(schedule, name=schedule.name or task.name)
+        _bind(task, schedule)
+        self._refuse_taken(schedule.name, task)
+        self.add(task)
+        self._scheduled[schedule.name] = task.name
+        task.schedules = (*task.schedules, schedule)
+        return task
+
+    def _further(self, place: str, task: AnyTask, options: Mapping[str, Any]) -> AnyTask:
+        """Return a task that is to have a further schedule."""
+        if task is not self._tasks.get(task.name):
+            raise TaskDefinitionError(task.name, "it is a task of another registry; schedule it with that registry's")
+        for option, value in options.items():
+            raise OptionError(place, option, value, "nothing here: options of @task belong to the innermost decorator")
+        return task
+
+    def _refuse_taken(self, name: str, task: AnyTask) -> None:
+        if any(schedule.name == name for schedule in task.schedules):
+            problem = f"it has a schedule {name!r} already; give each further one a name with schedule=..."
+            raise TaskDefinitionError(task.name, problem)
+        known = self.find_schedule(name)
+        if known is not None and known[0].name != task.name:
+            raise DuplicateScheduleError(name, known[0].location, task.location)
+
+    def _build(self, place: str, function: Any, options: Mapping[str, Any]) -> AnyTask:
         if isinstance(function, Task):
             raise TaskDefinitionError(function.name, "it is a task already; decorate the function once")
         if not callable(function):
             raise TaskDefinitionError(repr(function), "a task is made of a function")
-        return Task(function, TaskOptions.build(place, options), home=self, schedules=schedules)
+        return Task(function, TaskOptions.build(place, options), home=self)
 
 
-def _left_open(task: AnyTask, schedule: Schedule) -> frozenset[str]:
-    """Return what a schedule does not give; a provider that is not known yet may fill it."""
-    return frozenset(task.signature.parameters) - schedule.kwargs.keys()
+def _bind(task: AnyTask, schedule: Schedule) -> None:
+    """Refuse arguments that the task cannot take; what is not given may be left to a provider not known yet."""
+    signature = task.signature
+    by_position = [
+        p.name for p in signature.parameters.values() if p.kind in _BY_POSITION and p.default is not INJECTED
+    ]
+    given = {*by_position[: len(schedule.args)], *schedule.kwargs}
+    signature.bind(schedule.args, schedule.kwargs, signature.injectable(signature.parameters.keys() - given))
 
 
 def _named(function: object) -> str:
-    return repr(getattr(function, "__name__", function))
+    return str(getattr(function, "__name__", function))
+
+
+_BY_POSITION = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
 def _task_modules(package: str) -> Iterator[str]:

@@ -29,6 +29,7 @@ from knapsaq.timing import Duration, now_ms
 P = ParamSpec("P")
 R = TypeVar("R")
 NO_OPTIONS = CallOptions()
+MAIN_MODULES = ("__main__", "__mp_main__")  # the second one in a process that multiprocessing has started
 C = TypeVarWithDefault("C", bound=Callable[..., Any], default=Callable[..., Any])
 
 
@@ -91,6 +92,7 @@ class Task(Generic[P, R, C]):
         return f"<Task {self.name!r} at {self.location}>"
 
     if TYPE_CHECKING:
+        __sizeof__: None  # type: ignore[assignment]  # so that type checkers tell it from a function: see Decorator
 
         @property
         def __call__(self) -> C:
@@ -118,6 +120,12 @@ class Task(Generic[P, R, C]):
     def place(self, queue: str, *, named: bool) -> None:
         """Send its jobs to a queue from now on; ``named`` keeps ``Settings.task_routes`` from saying otherwise."""
         self.options = replace(self.options, queue=queue, names_queue=named)
+
+    @functools.cached_property
+    def module(self) -> str:
+        """The module of the function; for one of the program itself its file, as every program's is ``__main__``."""
+        module = str(getattr(inspect.unwrap(self.function), "__module__", ""))
+        return f"file:{self.location.rpartition(':')[0]}" if module in MAIN_MODULES else module
 
     @property
     def providers(self) -> Mapping[str, Any]:
@@ -228,6 +236,13 @@ class Task(Generic[P, R, C]):
         if own.retries:  # else the worker takes them from the task, should it raise Retry
             fields |= {"retries": 1 + own.retries, "retry_delay": own.retry_delay, "retry_backoff": own.retry_backoff}
         return vars(Job(function=self.name, **fields))
+
+    @functools.cached_property
+    def job_fields(self) -> Mapping[str, Any]:
+        """The fields of a job that its options set, for those who make its jobs without it."""
+        unset: dict[str, Any] = {"timeout": None, "ttl": None}
+        plain = vars(Job(function=self.name, **unset))
+        return {name: value for name, value in self._pattern.items() if value != plain[name] and name != "key"}
 
     def _send(self, options: CallOptions, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Awaitable[Job[R]]:
         job = self.build_job(options, args, kwargs)

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
-from datetime import UTC, datetime, tzinfo
+from datetime import tzinfo
 from typing import Any
 
 from croniter import croniter
@@ -18,18 +18,11 @@ from saq.job import CronJob
 
 from knapsaq import events
 from knapsaq.batching import being_cancelled
-from knapsaq.codec import to_json_types
+from knapsaq.errors import BrokerError
 from knapsaq.job import Job
-from knapsaq.options import CallOptions
 from knapsaq.queue import Queue
-from knapsaq.schedules import Schedule
 from knapsaq.sweeping import rescue
-from knapsaq.task import Task
 from knapsaq.timing import from_ms
-
-HORIZON = 60
-"""Seconds before its due time at which a scheduled job is queued."""
-
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0  # seconds until a duty that failed is tried again
 
@@ -45,7 +38,7 @@ async def repeat(name: str, duty: Callable[[], Awaitable[Any]], pause: float) ->
             await duty()
             failed = 0
         except Exception as error:  # noqa: BLE001 - a duty is tried for as long as the worker lives
-            if not failed and not isinstance(error, (RedisError, OSError)):
+            if not failed and not isinstance(error, (RedisError, OSError, BrokerError)):
                 events.duty_failed(name, error)
             failed += 1
         if not being_cancelled():
@@ -69,15 +62,6 @@ class Rescuer:
                 events.jobs_rescued(queue.name, name.decode(errors="backslashreplace"), len(jobs))
             rescued += len(jobs)
         return rescued
-
-
-@dataclass(slots=True)
-class _Fire:
-    """One schedule, and the due time up to which its jobs have been queued."""
-
-    task: Task[..., Any, Any]
-    schedule: Schedule
-    due: int
 
 
 class CronJobs:
@@ -146,47 +130,6 @@ def _cron_keys(cron_jobs: Collection[CronJob[Any]]) -> list[str]:
         number = counts[name, cron.unique]
         keys.append(f"cron:{name}" if number == 1 else f"cron:{name}#{number}")
     return keys
-
-
-class Scheduler:
-    """Queues the jobs of schedules shortly before they are due.
-
-    The key of such a job holds its due time and is accepted once, so however many workers run, each due time gives
-    one job. A time that passed more than a minute ago is skipped.
-
-    Raises:
-        InvalidArgumentsError: A schedule gives its task too few arguments.
-    """
-
-    def __init__(self, queue: Queue, tasks: Sequence[Task[..., Any, Any]]) -> None:
-        self._queue = queue
-        self._zone = queue.settings.timezone
-        now = self._now()
-        self._fires = [
-            _Fire(task, schedule, schedule.next_after(now, self._zone)) for task in tasks for schedule in task.schedules
-        ]
-        for fire in self._fires:
-            self._job(fire)
-
-    async def run_once(self) -> int:
-        """Queue what is due within the horizon and return how many jobs that were."""
-        queued = 0
-        now = self._now().timestamp()
-        for fire in self._fires:
-            if fire.due < now - HORIZON:  # the process slept through it
-                fire.due = fire.schedule.next_after(datetime.fromtimestamp(now - HORIZON, UTC), self._zone)
-            while fire.due <= now + HORIZON:
-                queued += await self._queue.accept(self._job(fire), once=True)
-                fire.due = fire.schedule.next_after(datetime.fromtimestamp(fire.due, UTC), self._zone)
-        return queued
-
-    def _now(self) -> datetime:
-        return from_ms(self._queue.now_ms())
-
-    def _job(self, fire: _Fire) -> Job[Any]:
-        options = CallOptions(key=f"cron:{fire.task.name}:{fire.due}", eta=fire.due)
-        kwargs = {name: to_json_types(value) for name, value in fire.schedule.kwargs.items()}
-        return fire.task.build_job(options, (), kwargs)
 
 
 async def _redis_now_ms(queue: Queue) -> int:

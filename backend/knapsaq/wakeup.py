@@ -7,6 +7,7 @@ channel. While either line is down, and for jobs that programs of SAQ delay, the
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from redis.exceptions import RedisError
 
@@ -24,10 +25,14 @@ class Wakeup:
     Args:
         queue: The queue.
         signal: The event.
+        on_schedules: Takes what is said of schedules; nothing, when something may have been said that was not heard.
     """
 
-    def __init__(self, queue: Queue, signal: asyncio.Event) -> None:
+    def __init__(
+        self, queue: Queue, signal: asyncio.Event, on_schedules: Callable[[bytes], None] = lambda _message: None
+    ) -> None:
         self._queue = queue
+        self._on_schedules = on_schedules
         self._signal = signal
         self._watching: asyncio.Task[None] | None = None
         self._blocking = Line(queue.redis, patience=BLOCK_SECONDS + COMMAND_TIMEOUT)
@@ -35,11 +40,11 @@ class Wakeup:
         self._channel = Line(queue.redis, on_push=self._take, on_cut=self._cut.set)
 
     async def listen(self) -> None:
-        """Hear of new due times and aborts, until cancelled."""
+        """Hear of new due times, aborts and schedules, until cancelled."""
         # The answer to `subscribe` sets the signal too: what was said before the line was up has to be looked for.
         while True:
             self._cut.clear()
-            await self._channel.tell("SUBSCRIBE", self._queue.keys.wake)
+            await self._channel.tell("SUBSCRIBE", self._queue.keys.wake, self._queue.keys.schedules_wake)
             await self._cut.wait()
 
     def watch(self) -> None:
@@ -64,5 +69,9 @@ class Wakeup:
             await asyncio.sleep(PAUSE)
         self._signal.set()
 
-    def _take(self, _push: object) -> None:
-        self._signal.set()
+    def _take(self, push: object) -> None:
+        match push:
+            case [_, channel, message] if channel == self._queue.keys.schedules_wake.encode():
+                self._on_schedules(message if isinstance(message, bytes) else b"")
+            case _:
+                self._signal.set()

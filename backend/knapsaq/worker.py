@@ -37,13 +37,13 @@ from knapsaq.providers import Injector
 from knapsaq.queue import Queue
 from knapsaq.registry import Registry, refuse_duplicates
 from knapsaq.running import Running
+from knapsaq.scheduler import Scheduler
 from knapsaq.settings import Settings
 from knapsaq.timing import now_ms
-from knapsaq.upkeep import CronJobs, Rescuer, Scheduler, repeat
+from knapsaq.upkeep import CronJobs, Rescuer, repeat
 from knapsaq.wakeup import BLOCK_SECONDS, Wakeup
 
 OLD_MS = 1000  # a running job of this age is looked after, once a second
-SCHEDULE_SECONDS = 20
 
 
 class Worker(SaqWorker[Any]):
@@ -89,14 +89,14 @@ class Worker(SaqWorker[Any]):
             task.signature.verify(task.injected)
         self._injector = Injector(tasks)
         self._executor = Executor(self.registry, self._injector, self.settings, self.functions, self.concurrency)
-        self._scheduler = Scheduler(queue, [t for t in tasks if t.schedules and t.options.queue == queue.name])
+        self._scheduler = Scheduler(queue, tasks, self.id)
         self._crons = CronJobs(queue, self.cron_jobs, self.cron_tz)
         self._rescuer = Rescuer(queue)
         self._running: dict[str, Running] = {}
         self._begun: list[Running] = []
         self._exchange = Exchange(queue, self.id, self.concurrency, self._running, asyncio.Event())
         self._signal = asyncio.Event()
-        self._wakeup = Wakeup(queue, self._signal)
+        self._wakeup = Wakeup(queue, self._signal, self._scheduler.hear)
         self._expired = asyncio.Event()
         self._ended = asyncio.Event()
         self._ended.set()
@@ -323,7 +323,7 @@ class Worker(SaqWorker[Any]):
         return [
             repeat("the rescuer", self._rescue_when_expired, 0),
             repeat("the listener", self._wakeup.listen, 0),
-            repeat("the scheduler", self._scheduler.run_once, SCHEDULE_SECONDS),
+            repeat("the scheduler", self._scheduler.run, 0),
             # Half of SAQ's time, as a turn that is late must not miss a due time.
             *([repeat("SAQ's cron jobs", self._crons.run_once, timers["schedule"] / 2)] if self.cron_jobs else ()),
             repeat("the sweeper", self.queue.sweeper.run_once, timers["sweep"]),
@@ -353,7 +353,7 @@ class Worker(SaqWorker[Any]):
                     running.interrupt(Aborted((stored and stored.error) or "somebody else has ended it"))
 
     async def schedule(self, lock: int = 1) -> None:
-        """Queue what is due soon, as the worker itself does all the time; for programs that step it by hand."""
+        """Queue what is due, as the worker itself does all the time; for programs that step it by hand."""
         await self._scheduler.run_once()
         await self._crons.run_once()
         await self.queue.schedule(lock)

@@ -33,9 +33,12 @@ class TestTasks:
         ]
         assert tasks["nightly"]["schedules"] == [
             {
+                "name": "nightly",
                 "cron": "0 2 * * *",
+                "every": None,
                 "timezone": "Europe/Berlin",
                 "words": "at 02:00 each day (Europe/Berlin)",
+                "args": [],
                 "kwargs": {"batch": 3},
             }
         ]

@@ -174,7 +174,9 @@ class TestCollections:
     def test_registering_again_adds_what_is_new(self) -> None:
         """A call without a queue leaves the queue of an earlier one; a name keeps two schedules of a task apart."""
         task = TaskRoutes().register("a.b", queue="q").register("a.b")
-        task.register_periodic_task("a.b", "@daily").register_periodic_task("a.b", timedelta(hours=1), name="a.b.hourly")
+        task.register_periodic_task("a.b", "@daily").register_periodic_task(
+            "a.b", timedelta(hours=1), name="a.b.hourly"
+        )
         assert task.get_tasks() == ["a.b"]
         assert task.get_tasks_routes() == {"a.b": {"queue": "q"}}
         assert list(task.get_periodic_tasks()) == ["a.b", "a.b.hourly"]
@@ -297,7 +299,7 @@ class TestWrongRoutes:
             "bakery.tasks.kneed": "module 'bakery.tasks' has no 'kneed'; did you mean 'knead'?",
             "bakery.tasks.LIMIT": "it is of type int and cannot be called",
             "bakery.tasks.Oven": "it is a class; a route leads to a function, a task or a module",
-            "bakery.broken.f": "module 'bakery.broken' cannot be imported: NameError: name 'undefined' is not defined at",
+            "bakery.broken.f": "module 'bakery.broken' cannot be imported: NameError: name 'undefined' is not defined",
             "bakery.empty": "module 'bakery.empty' has no @task; name one of its functions",
             "bakery.inner": "package 'bakery.inner' has no module named 'tasks'",
             "nobody": "there is no module 'nobody'",

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from importlib.resources import files
 from typing import Any, NamedTuple
+from unittest.mock import ANY
 
+import msgspec
 import pytest
 from tests.support import ended, working
 
-from knapsaq import Job, Queue
+from knapsaq import Job, Queue, Registry
+from knapsaq.definitions import KEEP, Change, Record
 from knapsaq.liveness import LeaseKeeper
 from knapsaq.outcomes import Dead, Retried, Succeeded
 from knapsaq.redis import scripts
 from knapsaq.redis.scripts import Script
 from knapsaq.registry import AnyTask
+from knapsaq.scheduler import Scheduler
 from knapsaq.upkeep import Rescuer
 
 SOURCES = {
@@ -103,6 +109,7 @@ def text(pattern: str) -> Check:
 
 
 RECORD = Check(lambda value: isinstance(value, bytes) and value.startswith(b'{"'), "a job's record")
+MILLISECOND = text(r"\d{13}")
 KEYS = {
     "queued": text("saq:default:queued"),
     "active": text("saq:default:active"),
@@ -118,6 +125,9 @@ KEYS = {
     "info": text("saq:default:worker_info:w1"),
     "saq_sweep_lock": text("saq:default:sweep"),
     "saq_schedule_lock": text("saq:default:schedule"),
+    "schedules": text("saq:default:schedules"),
+    "due": text("saq:default:schedules:due"),
+    "fires": text("saq:default:schedules:fires"),
     "job": text("saq:job:default:.+"),
     "mark": text("saq:abort:.+|saq:default:fired:.+"),
 }
@@ -144,6 +154,22 @@ ARGS = {
 }
 
 INFO_ARGS = {"payload": text(r"\{.*\}")}
+SCHEDULE_ARGS = {
+    "limit": number(least=1),
+    "pushes": text("saq:default:schedules:wake"),
+    "name": text("hourly"),
+    "due": MILLISECOND,
+    "version": text("([0-9a-f]{40})?"),
+    "record": text(r"(\{.+\})?"),
+    "next": text(r"\d{13}|keep|"),
+    "overlap": one_of(0, 1),  # type: ignore[arg-type]
+    "moment": MILLISECOND,
+    "note": text("(missed: .+)?"),
+    "payload": text(r"(\{.+\})?"),
+}
+OWN_ARGS = {"worker_info": INFO_ARGS} | dict.fromkeys(
+    ("schedules_due", "schedules_fire", "schedules_write"), SCHEDULE_ARGS
+)
 
 
 async def enqueue_jobs(queue: Queue) -> None:
@@ -201,6 +227,31 @@ async def replay_job(queue: Queue) -> None:
     assert await queue.replay(job.key) == 1
 
 
+async def fire_schedule(queue: Queue) -> None:
+    registry = Registry()
+
+    @registry.scheduled_task(cron="0 * * * *")
+    async def hourly() -> None: ...
+
+    scheduler = Scheduler(queue, [hourly], "w1")
+    await scheduler.reconcile()
+    redis: Any = queue.redis
+    await redis.zadd(queue.keys.schedules_due, {"hourly": int(time.time() // 3600 - 2) * 3_600_000})
+    assert await scheduler.run_once() == 1
+
+
+async def write_schedules(queue: Queue) -> None:
+    await fire_schedule(queue)
+    _, [held] = await queue.schedules.read("hourly")
+    record = Record.decode(held.raw)
+    kept = Change("hourly", held.version, msgspec.structs.replace(record, edit={"jitter": 1.0}), KEEP)
+    paused = Change("hourly", held.version, record, None)
+    assert await queue.schedules.write([kept, paused]) == [True, False]
+    _, [held] = await queue.schedules.read("hourly")
+    assert await queue.schedules.write([Change("hourly", held.version, None, None)]) == [True]
+    assert await queue.schedules.read() == (ANY, [])
+
+
 OPERATIONS: dict[str, Callable[[Queue], Awaitable[None]]] = {
     "enqueue": enqueue_jobs,
     "advance": advance_jobs,
@@ -210,6 +261,9 @@ OPERATIONS: dict[str, Callable[[Queue], Awaitable[None]]] = {
     "update": update_job,
     "replay": replay_job,
     "worker_info": tell_of_worker,
+    "schedules_due": fire_schedule,
+    "schedules_fire": fire_schedule,
+    "schedules_write": write_schedules,
 }
 
 
@@ -272,7 +326,7 @@ class TestHeaders:
         self._check(call)
 
     def _check(self, call: Call) -> None:
-        own = {**ARGS, **INFO_ARGS} if call.script == "worker_info" else ARGS
+        own = {**ARGS, **OWN_ARGS.get(call.script, {})}
         for kind, values, checks in (("key", call.keys, KEYS), ("argument", call.args, own)):
             for name, given in values.items():
                 for value in given:
@@ -308,6 +362,43 @@ class TestReplies:
         ours = ("stamp 0 active w1 t1", claimed[1])
         reply = await scripts.advance(queue.line, [*shared, job, job], ["", "w1", 0, "w1 t2", 9000, 2, *stale, *ours])
         assert reply[2:] == [[0, 1], [], [job.encode(), b"enough"]]
+
+    async def test_due_returns_what_is_due_and_when_the_next_one_is(self, queue: Queue) -> None:
+        """Now, name, due time and record of each; then the first that is later, or that the limit has left out."""
+        redis: Any = queue.redis
+        keys = [queue.keys.schedules, queue.keys.schedules_due]
+        assert await scripts.schedules_due(queue.line, keys, [1_000, 500]) == [1_000, [], b""]
+        await redis.hset(queue.keys.schedules, mapping={"a": "A", "b": "B"})
+        await redis.zadd(queue.keys.schedules_due, {"a": 900, "gone": 950, "b": 1_001})
+        assert await scripts.schedules_due(queue.line, keys, [1_000, 1]) == [1_000, [b"a", b"900", b"A"], b"950"]
+        assert await scripts.schedules_due(queue.line, keys, [1_000, 9]) == [1_000, [b"a", b"900", b"A"], b"1001"]
+        assert await redis.zrange(queue.keys.schedules_due, 0, -1) == [b"a", b"b"]
+
+    async def test_fire_returns_an_answer_for_each_row(self, queue: Queue) -> None:
+        """1 done, 0 refused as due time or record is another or has fired, 2 skipped; and the next due time."""
+        redis: Any = queue.redis
+        await redis.hset(queue.keys.schedules, mapping={"a": "A", "b": "B"})
+        await redis.zadd(queue.keys.schedules_due, {"a": 900, "b": 900})
+        a, b = (hashlib.sha1(record, usedforsecurity=False).hexdigest() for record in (b"A", b"B"))
+        words = ["w1", queue.keys.wake, queue.keys.schedules_wake]
+
+        async def fire(*rows: tuple[Any, ...]) -> Any:
+            ids = [queue.job_id(f"{row[0]}:{row[5]}") for row in rows]
+            args = [field for row in rows for field in row]
+            return await scripts.schedules_fire(queue.line, [*queue.keys.of_fire, *ids], [1_000, *words, *args])
+
+        first = ("a", 900, a, 1_100, 0, 800, "missed", "", 0), ("a", 900, a, 1_100, 0, 900, "", "{}", 0.9)
+        other = ("b", 900, a, 1_200, 0, 900, "", "{}", 0.9)
+        assert await fire(*first, other) == [1_000, b"900", [1, 1, 0]]
+        assert await fire(first[1], ("b", 900, b, 1_200, 0, 900, "", "{}", 1.5)) == [1_000, b"1100", [0, 1]]
+        assert await fire(("a", 1_100, a, 1_300, 0, 900, "", "{}", 0.9)) == [1_000, b"1200", [0]]
+        assert await fire(("a", 1_300, a, 1_400, 0, 950, "", "{}", 0.9)) == [1_000, b"1200", [2]]
+        assert await redis.zrange(queue.keys.incomplete, 0, -1, withscores=True) == [
+            (b"saq:job:default:a:900", 0.0),
+            (b"saq:job:default:b:900", 1.5),
+        ]
+        assert await redis.lrange(queue.keys.queued, 0, -1) == [b"saq:job:default:a:900"]
+        assert [fired.due_ms for fired in await queue.schedules.history("a")] == [950, 900, 800]
 
     async def test_lease_returns_the_workers_whose_lease_ran_out(self, queue: Queue, echo: AnyTask) -> None:
         """A lease has run out at the very millisecond at which it ends; and it tells of work that is due."""

@@ -18,7 +18,7 @@ from knapsaq.outcomes import Succeeded
 from knapsaq.registry import AnyTask
 from knapsaq.sweeping import UNCLAIMED_SECONDS, Sweeper
 from knapsaq.testing import ManualClock
-from knapsaq.upkeep import HORIZON, CronJobs, Rescuer, Scheduler
+from knapsaq.upkeep import CronJobs, Rescuer
 
 LEASE = timedelta(seconds=10)
 NOON = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
@@ -183,86 +183,6 @@ class TestSweeper:
         await queue.redis.delete(job.id)
         assert await Sweeper(queue).run_once() == [job.id]
         assert await left_behind(queue) == []
-
-
-@pytest.fixture
-def hourly(registry: Registry) -> AnyTask:
-    """A task of the full hour."""
-
-    @registry.scheduled_task(cron="0 * * * *", kwargs={"text": "tick"})
-    async def hourly(text: str) -> str:
-        return text
-
-    return hourly
-
-
-class TestScheduler:
-    async def test_several_schedulers_queue_one_job_for_each_due_time(
-        self, queue: Queue, hourly: AnyTask, clock: ManualClock
-    ) -> None:
-        """However many workers run, and however often they look."""
-        schedulers = [Scheduler(queue, [hourly]) for _ in range(4)]
-        for _ in range(3 * 60):
-            clock.advance(60)
-            await asyncio.gather(*(scheduler.run_once() for scheduler in schedulers))
-        keys = (await lists(queue))["incomplete"]
-        due = [int(NOON.timestamp()) + hour * 3600 for hour in (1, 2, 3)]
-        assert sorted(keys) == [f"cron:hourly:{moment}" for moment in due]
-
-    async def test_a_job_is_queued_shortly_before_it_is_due_and_runs_at_its_time(
-        self, queue: Queue, hourly: AnyTask, clock: ManualClock
-    ) -> None:
-        """Within the horizon, so that no worker has to look at the very second."""
-        scheduler = Scheduler(queue, [hourly])
-        clock.advance(3600 - HORIZON - 1)
-        assert await scheduler.run_once() == 0
-        clock.advance(2)
-        assert await scheduler.run_once() == 1
-        assert await scheduler.run_once() == 0
-        assert await queue.claim(1, worker="w") == []
-        clock.advance(HORIZON)
-        [claim] = await queue.claim(1, worker="w")
-        assert (claim.job.function, claim.job.kwargs) == ("hourly", {"text": "tick"})
-
-    async def test_a_due_time_that_has_run_does_not_run_again(
-        self, queue: Queue, hourly: AnyTask, clock: ManualClock
-    ) -> None:
-        """A worker that is late finds the ended job and leaves it."""
-        prompt, late = Scheduler(queue, [hourly]), Scheduler(queue, [hourly])
-        clock.advance(3600 - 10)
-        assert await prompt.run_once() == 1
-        clock.advance(20)
-        [claim] = await queue.claim(1, worker="w")
-        await queue.settle(claim, Succeeded("tick"), worker="w")
-        assert await late.run_once() == 0
-        assert await left_behind(queue) == []
-
-    async def test_a_scheduled_job_that_is_retried_by_a_crash_runs_once(
-        self, queue: Queue, hourly: AnyTask, clock: ManualClock
-    ) -> None:
-        """In SAQ a cron job that a deployment interrupts may run twice."""
-        await begin(queue, "dead", clock)
-        clock.advance(3600 - 10)
-        await Scheduler(queue, [hourly]).run_once()
-        clock.advance(20)
-        assert len(await queue.claim(5, worker="dead")) == 1
-        clock.advance(LEASE + timedelta(milliseconds=1))
-        await Rescuer(queue).run_once()
-        assert len(await queue.claim(5, worker="alive")) == 1
-        clock.advance(10)
-        assert await queue.claim(5, worker="alive") == []
-
-    async def test_an_outage_postpones_and_loses_nothing(
-        self, queue: Queue, hourly: AnyTask, clock: ManualClock, settings: Settings
-    ) -> None:
-        """A due time counts as queued when Redis has it."""
-        away = Queue.from_url("unix:///nowhere/broker.sock", registry=queue.registry, settings=settings, clock=clock)
-        scheduler = Scheduler(away, [hourly])
-        clock.advance(3600 - 10)
-        with pytest.raises(Exception, match="broker"):
-            await scheduler.run_once()
-        scheduler._queue = queue
-        assert await scheduler.run_once() == 1
 
 
 async def tick(ctx: dict[str, Any]) -> None:

@@ -8,7 +8,20 @@ from typing import Any, assert_type
 
 import saq.types
 
-from knapsaq import INJECTED, Client, Context, Job, Queue, Registry, Schedule, connect, scheduled_task, task
+from knapsaq import (
+    INJECTED,
+    Client,
+    Context,
+    Job,
+    Queue,
+    Registry,
+    Schedule,
+    ScheduleEntry,
+    ScheduleFire,
+    connect,
+    scheduled_task,
+    task,
+)
 
 registry = Registry()
 
@@ -76,6 +89,13 @@ def scheduled_and_plain() -> int:
     return 1
 
 
+@scheduled_task(every=timedelta(minutes=5), schedule="often", jitter=2, misfire="skip", enabled=False)
+@scheduled_task(cron="0 2 * * *", schedule="nightly", args=(1,), kwargs={"y": 2}, overlap=True, misfire="all")
+@task(retries=3)
+async def scheduled_twice(x: int, y: int) -> str:
+    return str(x + y)
+
+
 @task
 async def with_injected(ctx: Context, *, user_id: int, db_session: Session = INJECTED) -> int:
     return user_id
@@ -96,6 +116,8 @@ async def enqueuing() -> None:
     assert_type(await of_a_registry.enqueue(to="a"), Job[bytes])
     assert_type(await scheduled.enqueue(), Job[dict[str, int]])
     assert_type(await scheduled_and_plain.enqueue(), Job[int])
+    assert_type(await scheduled_twice.enqueue(1, y=2), Job[str])
+    assert_type(await scheduled_twice(1, 2), str)
     assert_type(await with_injected.enqueue(user_id=1), Job[int])
 
 
@@ -132,6 +154,11 @@ async def looking_things_up(ctx: Context) -> None:
         assert_type(await client.queue().job("key"), Job[Any] | None)
         assert_type(await client.queue().enqueue("mail.send", to="a"), Job[Any] | None)
     assert_type(plain.name, str)
+    assert_type(await registry.schedules.list(), list[ScheduleEntry])
+    assert_type(await registry.schedules.set("nightly", cron="0 3 * * *", kwargs={"y": 3}), ScheduleEntry)
+    assert_type(await registry.schedules.run("nightly", 1, y=3), Job[Any])
+    assert_type(await registry.schedules.next("nightly", 3), list[datetime])
+    assert_type(await registry.schedules.fires("nightly"), list[ScheduleFire])
     assert_type(scheduled.schedules, tuple[Schedule, ...])
     assert_type(ctx.job, Job[Any])
     assert_type(ctx.retries, int)

@@ -74,7 +74,9 @@ async def in_place() -> None:
 
 def definitions() -> None:
     task("a name")  # type: ignore[call-overload]
-    scheduled_task()  # type: ignore[call-arg]
+    scheduled_task(cron=5)  # type: ignore[arg-type]
+    scheduled_task(every="1 h")  # type: ignore[arg-type]
+    scheduled_task(cron="* * * * *", misfire="twice")  # type: ignore[arg-type]
     task(retires=3)  # type: ignore[call-overload]
     task(timeout="5 s")  # type: ignore[call-overload]
     scheduled_task(cron="0 2 * * *", retires=3)  # type: ignore[call-arg]

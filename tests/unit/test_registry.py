@@ -4,11 +4,13 @@ import importlib
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from knapsaq import Registry, Task, get_registry, scheduled_task, task
 from knapsaq.errors import (
+    DuplicateScheduleError,
     DuplicateTaskError,
     InvalidArgumentsError,
     OptionError,
@@ -150,8 +152,6 @@ class TestNames:
 
         with pytest.raises(TaskDefinitionError, match="a task already; decorate the function once"):
             registry.task(send)
-        with pytest.raises(TaskDefinitionError, match="a task already"):
-            registry.scheduled_task(cron="* * * * *")(send)
 
     def test_only_functions_become_tasks(self, registry: Registry) -> None:
         """A forgotten keyword, as in ``@task("name")``, is told apart from a function."""
@@ -223,3 +223,102 @@ def test_a_scheduled_task_whose_arguments_do_not_fit_is_refused(registry: Regist
 
         @registry.scheduled_task(cron="0 2 * * *", kwargs={"days": "three"})
         async def clean(*, days: int) -> None: ...
+
+
+class TestSeveralSchedules:
+    def test_decorators_on_top_of_each_other_schedule_one_task(self, registry: Registry) -> None:
+        """Each gives it a schedule with a name of its own; the innermost one makes the task."""
+
+        @registry.scheduled_task(every=60, schedule="ping.often", args=(3,))
+        @registry.scheduled_task(cron="0 2 * * *", timeout=9)
+        async def ping(times: int = 1) -> None: ...
+
+        assert registry.names() == ("ping",)
+        assert [(one.name, one.cron, one.every, one.args) for one in ping.schedules] == [
+            ("ping", "0 2 * * *", None, ()),
+            ("ping.often", None, 60.0, (3,)),
+        ]
+        assert ping.options.timeout == 9
+        assert registry.find_schedule("ping.often") == (ping, ping.schedules[1])
+        assert registry.find_schedule("pong") is None
+
+    def test_a_task_may_lie_below(self, registry: Registry) -> None:
+        """``@task`` takes the options, ``@scheduled_task`` the time."""
+
+        @registry.scheduled_task(cron="0 2 * * *")
+        @registry.task(name="mail.ping", retries=3)
+        async def ping() -> None: ...
+
+        assert [one.name for one in ping.schedules] == ["mail.ping"]
+        assert registry.get_scheduled_tasks() == [ping]
+
+    def test_options_of_the_task_belong_to_the_innermost(self, registry: Registry) -> None:
+        """On top they would be lost without a word."""
+        again = registry.scheduled_task(every=60, schedule="again", timeout=9)
+        with pytest.raises(OptionError, match="belong to the innermost decorator") as caught:
+
+            @again
+            @registry.scheduled_task(cron="0 2 * * *")
+            async def ping() -> None: ...
+
+        assert caught.value.option == "timeout"
+        assert [one.name for one in registry.get("ping").schedules] == ["ping"]
+
+    def test_a_further_one_needs_a_name_of_its_own(self, registry: Registry) -> None:
+        """The error shows how to give it one."""
+        with pytest.raises(TaskDefinitionError, match=r"a schedule 'ping' already; .* schedule="):
+
+            @registry.scheduled_task(every=60)
+            @registry.scheduled_task(cron="0 2 * * *")
+            async def ping() -> None: ...
+
+        assert len(registry.get("ping").schedules) == 1
+
+    def test_names_are_unique_in_a_registry(self, registry: Registry) -> None:
+        """Two tasks with a schedule of one name are told apart by their places, and the second is not registered."""
+
+        @registry.scheduled_task(cron="0 2 * * *", schedule="nightly")
+        async def first() -> None: ...
+
+        with pytest.raises(
+            DuplicateScheduleError, match=r"'nightly' is defined twice: .*test_registry.py:\d+ and"
+        ) as it:
+
+            @registry.scheduled_task(cron="0 3 * * *", schedule="nightly")
+            async def second() -> None: ...
+
+        assert (it.value.name, it.value.first) == ("nightly", first.location)
+        assert registry.names() == ("first",)
+
+    def test_a_task_of_another_registry_is_refused(self, registry: Registry) -> None:
+        """Its schedule would never be found."""
+
+        @Registry().task
+        async def ping() -> None: ...
+
+        with pytest.raises(TaskDefinitionError, match="another registry"):
+            registry.scheduled_task(cron="0 2 * * *")(ping)
+
+    def test_a_module_that_is_loaded_again_schedules_its_tasks_anew(self, registry: Registry) -> None:
+        """The new function has the new schedule alone."""
+        for cron in ("0 2 * * *", "0 3 * * *"):
+
+            @registry.scheduled_task(cron=cron, schedule="nightly")
+            async def ping() -> None: ...
+
+        assert [one.cron for one in registry.get("ping").schedules] == ["0 3 * * *"]
+
+    @pytest.mark.parametrize(
+        ("args", "kwargs", "wrong"),
+        [((1, 2), {}, "too many"), (("one",), {}, "'x'"), ((1,), {"x": 1}, "multiple"), ((), {"y": 1}, "'y'")],
+    )
+    def test_arguments_are_bound_when_it_is_defined(
+        self, registry: Registry, args: tuple[Any, ...], kwargs: dict[str, Any], wrong: str
+    ) -> None:
+        """By position or by name; what is not given may be left to a provider."""
+        with pytest.raises(InvalidArgumentsError, match=wrong):
+
+            @registry.scheduled_task(cron="0 2 * * *", args=args, kwargs=kwargs)
+            async def ping(x: int, *, db: object) -> None: ...
+
+        assert registry.names() == ()

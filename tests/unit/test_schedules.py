@@ -14,12 +14,13 @@ from knapsaq.errors import InvalidArgumentsError, OptionError
 BERLIN = ZoneInfo("Europe/Berlin")
 
 
-def schedule(cron: Any, timezone: Any = None) -> Schedule:
-    return Schedule.build("@scheduled_task of 'f'", cron=cron, timezone=timezone, kwargs=None)
+def schedule(cron: Any = None, timezone: Any = None, **given: Any) -> Schedule:
+    return Schedule.build("@scheduled_task of 'f'", cron=cron, timezone=timezone, **given)
 
 
 def after(schedule: Schedule, moment: datetime, default: str = "UTC") -> datetime:
-    return datetime.fromtimestamp(schedule.next_after(moment, default), UTC)
+    moment_ms = int(moment.timestamp() * 1000)
+    return datetime.fromtimestamp(schedule.timetable(default).next_after(moment_ms) / 1000, UTC)
 
 
 class TestDefinition:
@@ -30,11 +31,58 @@ class TestDefinition:
             schedule(cron)
         assert (caught.value.option, caught.value.given) == ("cron", cron)
 
-    @pytest.mark.parametrize("cron", [None, 5])
+    @pytest.mark.parametrize("cron", [5, b"* * * * *", ["*"]])
     def test_what_is_no_text_is_refused(self, cron: Any) -> None:
         """With an expression to go by."""
         with pytest.raises(OptionError, match="an expression such as"):
             schedule(cron)
+
+    @pytest.mark.parametrize(("given", "what"), [({}, "neither"), ({"cron": "@daily", "every": 5}, "both")])
+    def test_it_is_either_an_expression_or_an_interval(self, given: dict[str, Any], what: str) -> None:
+        """The error shows how each is written."""
+        with pytest.raises(OptionError, match=f"either cron, such as '0 2 .*, or every, such as 30 .*; not {what}"):
+            schedule(**given)
+
+    @pytest.mark.parametrize(
+        ("field", "value", "expected"),
+        [
+            ("every", 0.5, "from 1 second"),
+            ("every", "1 h", "from 1 second"),
+            ("every", True, "from 1 second"),
+            ("jitter", -1, "from 0 to 86,400"),
+            ("jitter", timedelta(days=1, seconds=1), "from 0 to 86,400"),
+            ("misfire", "twice", "'skip', 'once' or 'all'"),
+            ("misfire", "all", "or overlap=True with it"),
+            ("misfire_window", -1, "seconds from 0"),
+            ("misfire_window", "1 h", "seconds from 0"),
+            ("overlap", "no", "True or False"),
+            ("enabled", 1, "True or False"),
+            ("args", "abc", "a list or tuple"),
+            ("args", {1}, "a list or tuple"),
+            ("kwargs", [("a", 1)], "arguments by name"),
+            ("kwargs", {1: 2}, "arguments by name"),
+            ("name", "with spaces", "letters, digits"),
+            ("name", "", "letters, digits"),
+        ],
+    )
+    def test_a_wrong_field_is_named_with_what_it_may_be(self, field: str, value: Any, expected: str) -> None:
+        """Durations out of range, texts for flags, policies that do not exist or do not go together."""
+        given = {field: value} if field == "every" else {"cron": "@daily", field: value}
+        with pytest.raises(OptionError, match=expected) as caught:
+            schedule(**given)
+        assert (caught.value.option, caught.value.given) == (field, value)
+
+    def test_an_interval_has_no_zone(self) -> None:
+        """It is the same everywhere; a zone with it is a misunderstanding."""
+        with pytest.raises(OptionError, match="the same in every zone"):
+            schedule(every=5, timezone="Europe/Berlin")
+
+    def test_an_interval_fires_on_its_multiples(self) -> None:
+        """In milliseconds, and as a duration of either kind."""
+        moment = datetime(2026, 1, 1, 12, tzinfo=UTC)
+        assert after(schedule(every=timedelta(minutes=5)), moment) == moment + timedelta(minutes=5)
+        assert after(schedule(every=1.5), moment) == moment + timedelta(seconds=1.5)
+        assert schedule(every=90).describe("UTC") == "every 90 seconds"
 
     @pytest.mark.parametrize(
         "cron", ["60 * * * *", "* 24 * * *", "* * 0 * *", "* * * 13 *", "* * * * 8", "a * * * *", "*/0 * * * *"]
@@ -90,7 +138,7 @@ class TestDefinition:
     def test_the_arguments_cannot_be_changed_afterwards(self) -> None:
         """A schedule is a value."""
         given_arguments = {"n": 1}
-        built = Schedule.build("here", cron="* * * * *", timezone=None, kwargs=given_arguments)
+        built = schedule("* * * * *", kwargs=given_arguments)
         given_arguments["n"] = 2
         assert built.kwargs == {"n": 1}
 

@@ -43,7 +43,7 @@ def tasks(ctx: click.Context, as_json: bool) -> None:
         return
     table = Table("Task", "Queue", "Schedule", "Options", "Parameters", "Defined in")
     for one in found:
-        schedules = "\n".join(f"{each['cron']}: {each['words']}" for each in one["schedules"])
+        schedules = "\n".join(f"{each['cron'] or each['every']}: {each['words']}" for each in one["schedules"])
         options = "\n".join(f"{name}={value}" for name, value in one["options"].items())
         parameters = "\n".join(each["text"] for each in one["parameters"])
         cells = (one["name"], one["queue"], schedules, options, parameters, one["location"])
@@ -58,9 +58,12 @@ def described(task: Task[..., Any, Any], timezone: str) -> dict[str, Any]:
         "queue": task.options.queue,
         "schedules": [
             {
+                "name": each.name,
                 "cron": each.cron,
+                "every": each.every,
                 "timezone": each.timezone,
                 "words": each.describe(timezone),
+                "args": to_json_types(list(each.args)),
                 "kwargs": to_json_types(dict(each.kwargs)),
             }
             for each in task.schedules

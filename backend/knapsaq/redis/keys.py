@@ -15,7 +15,11 @@
 | `saq:<queue>:dead:reasons` | hash | why it died, and the deaths of its workers | replay, discard |
 | `saq:<queue>:aborts` | hash | why a running job is to end | finish, one hour |
 | `saq:<queue>:fired:<key>` | string | that a scheduled job was queued for its due time | one day |
+| `saq:<queue>:schedules` | hash | what the code says of each schedule, and what operators changed | removed |
+| `saq:<queue>:schedules:due` | sorted set | schedules by the millisecond they are due at; no paused ones | removed |
+| `saq:<queue>:schedules:fires` | hash | newest job and last ten due times of each, a line each | removed |
 | `saq:<queue>:wake` | channel | a due time or an abort is new | - |
+| `saq:<queue>:schedules:wake` | channel | when the next schedule is due, after a fire; that one was changed | - |
 """
 
 from __future__ import annotations
@@ -38,6 +42,10 @@ class Keys:
     dead: str = field(init=False)
     dead_records: str = field(init=False)
     dead_reasons: str = field(init=False)
+    schedules: str = field(init=False)
+    schedules_due: str = field(init=False)
+    schedules_fires: str = field(init=False)
+    schedules_wake: str = field(init=False)
     wake: str = field(init=False)
     saq_sweep_lock: str = field(init=False)
     saq_schedule_lock: str = field(init=False)
@@ -59,6 +67,12 @@ class Keys:
     def of_rescue(self) -> list[str]:
         """The keys of ``rescue.lua``."""
         return [self.queued, self.active, self.incomplete, self.leases, self.claims, self.crashes]
+
+    @property
+    def of_fire(self) -> list[str]:
+        """The keys of ``schedules_fire.lua``, without jobs."""
+        own = [self.schedules, self.schedules_due, self.schedules_fires]
+        return [*own, self.incomplete, self.queued, self.claims, self.aborts, self.crashes]
 
     def fired(self, key: str) -> str:
         """Return the key that remembers a job which is to be accepted once."""

@@ -1,0 +1,289 @@
+"""Scheduler: fires the schedules of one queue when they are due; every worker has one, and none leads.
+
+Where in the flow: beside the worker's loop. It sleeps until the earliest due time, asks what is due and fires it: two
+calls, however many schedules. Who was first the last time goes at once; the others wait for some 25 ms more and hear
+meanwhile that it has been done, so that a fleet makes no more calls than one worker, and a dead one is not missed.
+
+Invariants, each a test in ``tests/redis/test_scheduler.py``:
+
+* each due time fires once in the fleet, however many workers there are and whichever of them die;
+* between fires nothing is asked, but for one look a minute;
+* what the code says counts as soon as a worker starts; what operators have changed stays.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import random
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from importlib.machinery import PathFinder
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from knapsaq import events
+from knapsaq.definitions import KEEP, UNREADABLE, Change, Held, Reckoning, Record, coded, reckon
+from knapsaq.queue import Queue
+from knapsaq.scheduling import Row
+from knapsaq.task import Task
+from knapsaq.timing import from_ms
+
+NET_SECONDS = 60.0
+"""How long nothing need be heard until it looks by itself."""
+TURN_MS = (15, 35)
+"""How much longer than who fired last the others wait."""
+CLOCK_SECONDS = 0.02  # between two looks at a clock that a test moves
+ROWS_A_CALL = 500
+BYTES_A_CALL = 4 * 1024 * 1024
+ATTEMPTS = 20  # how often what is stored may change while a worker brings it up to date
+FILE = "file:"
+FIRED = re.compile(rb"fired (?P<earliest>\d*) (?P<now>\d+) (?P<worker>.+)")
+
+
+class Scheduler:
+    """Fires the schedules of one queue.
+
+    Args:
+        queue: The queue.
+        tasks: The tasks whose schedules this program has; those of other queues are left out.
+        worker: Who fires, unlike all others.
+
+    Raises:
+        InvalidArgumentsError: A schedule gives its task too few arguments.
+    """
+
+    def __init__(self, queue: Queue, tasks: Iterable[Task[..., Any, Any]], worker: str = "") -> None:
+        self._queue, self._store = queue, queue.schedules
+        self._worker = worker or f"{id(self):x}"
+        self._code = {
+            schedule.name: coded(task, schedule, self._store.timezone)
+            for task in tasks
+            if task.options.queue == queue.name
+            for schedule in task.schedules
+        }
+        self._reconciled = False
+        self._goes_first = False
+        self._news = asyncio.Event()
+        self._look = True
+        self._earliest_ms: int | None = None
+        self._seen_ms, self._seen_at = 0, 0.0
+        self._unreadable: set[Held] = set()
+
+    async def run(self) -> None:
+        """Fire what is due, until cancelled."""
+        while True:
+            await self.run_once()
+            while not await self._turn():
+                pass
+
+    async def run_once(self) -> int:
+        """Fire all that is due and return how many jobs that gave."""
+        if not self._reconciled:
+            await self.reconcile()
+        fired = 0
+        while True:
+            self._look = False
+            due = await self._store.due()
+            held = [one for one in due.held if one not in self._unreadable]
+            self._note(due.now_ms, due.later_ms)
+            self._goes_first = False
+            fired += await self._fire(due.now_ms, held)
+            if not self._goes_first or not self._has_work():
+                return fired
+
+    def hear(self, message: bytes) -> None:
+        """Take what other workers and operators say of the schedules; anything unknown makes it look."""
+        match = FIRED.fullmatch(message)
+        if match is None:
+            self._look = True
+        elif match["worker"] != self._worker.encode():
+            self._goes_first = False
+            self._note(int(match["now"]), int(match["earliest"]) if match["earliest"] else None)
+        self._news.set()
+
+    async def reconcile(self) -> None:
+        """Store what the code says: new schedules, changed ones, and take away those that have left it."""
+        for _ in range(ATTEMPTS):
+            now_ms, held = await self._store.read()
+            before = {one.name: one for one in held}
+            changes = [*self._changes(now_ms, before)]
+            answers = await self._store.write(changes)
+            for change, stored in zip(changes, answers, strict=True):
+                if stored:
+                    self._tell(change, before.get(change.name))
+            if all(answers):
+                break
+        self._reconciled = True
+        self._look = True
+
+    def _changes(self, now_ms: int, held: dict[str, Held]) -> Iterator[Change]:
+        for name, code in self._code.items():
+            one = held.get(name) or Held(name, b"", None)
+            before = _readable(one)
+            # One that was added at run time, and is in the code now, is the code's.
+            edit = before.edit if before is not None and before.code is not None else {}
+            record = msgspec.structs.replace(code, edit=edit)
+            due_ms = _next_due(record, before, one, now_ms)
+            if record.encode() != one.raw or due_ms not in (KEEP, one.due_ms):
+                yield Change(name, one.version, record, due_ms)
+        for name in held.keys() - self._code.keys():
+            before = _readable(held[name])
+            if before is not None and before.code is not None and _was_ours(before.module):
+                yield Change(name, held[name].version, None, None)
+
+    def _tell(self, change: Change, held: Held | None) -> None:
+        what = "gone" if change.record is None else "changed" if change.version else "new"
+        events.schedule_reconciled(self._queue.name, change.name, what)
+        before = _readable(held) if held else None
+        if before is not None and before.edit and not (change.record and change.record.edit):
+            events.schedule_edit_lost(self._queue.name, change.name, tuple(before.edit))
+
+    async def _fire(self, now_ms: int, due: Iterable[Held]) -> int:
+        """Fire schedules, as many in a call as it may carry, and return how many jobs that gave."""
+        rows: list[Row] = []
+        size = fired = 0
+        for held in due:
+            try:
+                own = await self._rows(held, now_ms)
+            except UNREADABLE as error:
+                events.schedule_unreadable(self._queue.name, held.name, error)
+                self._unreadable.add(held)
+                continue
+            weight = sum(len(row.payload) for row in own)
+            if rows and (len(rows) + len(own) > ROWS_A_CALL or size + weight > BYTES_A_CALL):
+                fired += await self._shoot(rows)
+                rows, size = [], 0
+            rows += own
+            size += weight
+        return fired + await self._shoot(rows) if rows else fired
+
+    async def _shoot(self, rows: list[Row]) -> int:
+        shot = await self._store.fire(rows, self._worker)
+        self._note(shot.now_ms, shot.earliest_ms)
+        self._goes_first |= any(shot.answers)
+        for row, answer in zip(rows, shot.answers, strict=True):
+            if answer == 2:  # noqa: PLR2004 - see the script
+                events.schedule_skipped(self._queue.name, row.held.name)
+        return sum(answer == 1 and bool(row.payload) for row, answer in zip(rows, shot.answers, strict=True))
+
+    async def _rows(self, held: Held, now_ms: int) -> list[Row]:
+        """Return what is to be done about a schedule that is due."""
+        record = Record.decode(held.raw)
+        counts = record.effective
+        reckoned = reckon(counts, held.due_ms or 0, now_ms)
+        rows = self._missed(held, reckoned, overlap=counts.overlap)
+        for moment_ms in reckoned.fires:
+            row = Row(held, reckoned.next_ms, counts.overlap, moment_ms, key_of(held.name, moment_ms))
+            run_ms = moment_ms + counts.delay_ms(held.name, moment_ms)
+            job = record.job(row.key)
+            job.scheduled = run_ms // 1000 if run_ms % 1000 == 0 else run_ms / 1000  # type: ignore[assignment]
+            try:
+                payload = await self._queue.prepare(job)
+            except Exception as error:  # noqa: BLE001 - too large, or a hook's fault: it costs this one fire
+                rows.append(row._replace(note=" ".join(f"refused: {error}".split())))
+            else:
+                rows.append(row._replace(payload=payload, score=run_ms / 1000))
+        return rows
+
+    def _missed(self, held: Held, reckoned: Reckoning, *, overlap: bool) -> list[Row]:
+        if reckoned.missed_ms is None:
+            return []
+        moment = from_ms(reckoned.missed_ms)
+        events.schedule_missed(self._queue.name, held.name, moment.isoformat(), reckoned.dropped)
+        note = "missed: too many at once" if reckoned.dropped else "missed: no worker ran in time"
+        key = key_of(held.name, reckoned.missed_ms)
+        return [Row(held, reckoned.next_ms, overlap, reckoned.missed_ms, key, note)]
+
+    async def _turn(self) -> bool:
+        """Wait until this worker should look; False where another one has been faster."""
+        waited = 0.0
+        while not self._look and waited < NET_SECONDS:
+            pause = NET_SECONDS - waited
+            if self._earliest_ms is not None:
+                pause = min(pause, (self._earliest_ms - self._now_ms()) / 1000)
+            if pause <= 0:
+                break
+            if self._queue.clock:
+                pause = min(pause, CLOCK_SECONDS)
+            began = asyncio.get_running_loop().time()
+            if await self._heard_within(pause):
+                waited = 0.0
+            else:
+                waited += asyncio.get_running_loop().time() - began
+        if self._look or self._goes_first:
+            return True
+        await self._heard_within(random.uniform(*TURN_MS) / 1000)  # noqa: S311 - spreads load, keeps no secret
+        return waited >= NET_SECONDS or self._has_work()
+
+    def _has_work(self) -> bool:
+        return self._look or (self._earliest_ms is not None and self._earliest_ms <= self._now_ms())
+
+    async def _heard_within(self, seconds: float) -> bool:
+        """Wait for news, but no longer than so many seconds, and tell whether there were any."""
+        self._news.clear()
+        try:
+            async with asyncio.timeout(seconds):
+                await self._news.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def _note(self, now_ms: int, earliest_ms: int | None) -> None:
+        self._seen_ms, self._seen_at = now_ms, asyncio.get_running_loop().time()
+        self._earliest_ms = earliest_ms
+
+    def _now_ms(self) -> float:
+        """Return Redis' time as far as it is known; never ahead of it."""
+        if self._queue.clock:
+            return self._queue.clock()
+        return self._seen_ms + (asyncio.get_running_loop().time() - self._seen_at) * 1000
+
+
+def key_of(name: str, due_ms: int) -> str:
+    """Return the key of the job that a due time gives."""
+    return f"cron:{name}:{due_ms}"
+
+
+def _readable(held: Held) -> Record | None:
+    try:
+        return Record.decode(held.raw)
+    except UNREADABLE:
+        return None
+
+
+def _next_due(record: Record, before: Record | None, held: Held, now_ms: int) -> int | str | None:
+    """Return what becomes of the next due time when the code's record is stored."""
+    counts = record.effective
+    if not counts.enabled:
+        return None
+    next_ms = counts.timetable.next_after(now_ms)
+    same = before is not None and counts.fires_like(before.effective)
+    # One that lies further ahead was reckoned while the clock was wrong.
+    return KEEP if same and held.due_ms is not None and held.due_ms <= next_ms else next_ms
+
+
+def _was_ours(module: str) -> bool:
+    """Tell whether this program would have the schedules of a module if they were still in the code.
+
+    Its modules are those that it has imported, and those that are gone from a package which it could import.
+    """
+    if module.startswith(FILE):
+        own = getattr(sys.modules.get("__main__"), "__file__", None)
+        return own is not None and Path(own).resolve() == Path(module.removeprefix(FILE)).resolve()
+    if module in sys.modules:
+        return True
+    top, *below = module.split(".")
+    spec = importlib.util.find_spec(top) if top.isidentifier() else None
+    if spec is None:
+        return False
+    # Level by level, as find_spec would import the packages on the way.
+    for name in below:
+        found = PathFinder.find_spec(f"{spec.name}.{name}", spec.submodule_search_locations or [])
+        if found is None:
+            return True
+        spec = found
+    return False
