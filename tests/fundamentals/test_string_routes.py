@@ -9,15 +9,18 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
-from tests.support import PATIENCE
+from tests.support import PATIENCE, eventually
 
 from knapsaq import (
     Client,
     OptionError,
+    Queue,
     Registry,
     RouteError,
     Settings,
@@ -90,7 +93,7 @@ def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Modules
 @pytest.fixture
 def bakery(modules: Modules) -> Registry:
     """The registry of a package with plain functions and tasks; only the registry's module is imported."""
-    modules({"registry": REGISTRY, "tasks": TASKS})
+    modules({"__init__": "", "registry": REGISTRY, "tasks": TASKS})
     registry = importlib.import_module("bakery.registry").registry
     assert isinstance(registry, Registry)
     return registry
@@ -361,6 +364,44 @@ class TestWrongRoutes:
         assert "argument 'minutes': expected int" in caught.value.reasons[1]
 
 
+class TestSchedules:
+    async def test_a_periodic_route_fires_with_its_arguments_in_its_queue(
+        self, client: Client, build: Callable[[TaskRoutes], WorkerBuilder]
+    ) -> None:
+        """Plain functions and decorated tasks alike, and nobody else has to run."""
+        routes = TaskRoutes()
+        routes.register_periodic_task("bakery.tasks.knead", timedelta(seconds=1), "ovens", "rye", 7)
+        routes.register_periodic_task("bakery.tasks.sell", "* * * * * *", kwargs={"loaf": "rye"})
+        async with started(build(routes).create()) as app:
+            for queue, name, result in (
+                ("ovens", "bakery.tasks.knead", "rye for 7 min"),
+                ("default", "sell", "rye sold"),
+            ):
+                job = await eventually(partial(_fired, app.queue(queue), name))
+                assert await job.wait(PATIENCE) == result
+
+    async def test_it_is_a_schedule_like_any_other(
+        self, client: Client, bakery: Registry, build: Callable[[TaskRoutes], WorkerBuilder]
+    ) -> None:
+        """Named by its route, in the builder's time zone, and changed while everything runs."""
+        routes = TaskRoutes().register_periodic_task("bakery.tasks.knead", crontab(hour=2), "ovens", "rye")
+        routes.register_periodic_task("bakery.tasks.knead", timedelta(days=1), None, "oat", name="oat.daily")
+        async with started(build(routes).set_timezone("Europe/Berlin").create()):
+            assert [schedule.name for schedule in bakery.get("bakery.tasks.knead").schedules] == [
+                "bakery.tasks.knead",
+                "oat.daily",
+            ]
+            found = await eventually(lambda: _entries(bakery, 2))
+            assert {(entry.name, entry.queue) for entry in found} == {
+                ("bakery.tasks.knead", "ovens"),
+                ("oat.daily", "ovens"),
+            }
+            [due] = await bakery.schedules.next("bakery.tasks.knead", n=1)
+            assert due.astimezone(ZoneInfo("Europe/Berlin")).hour == 2
+            await bakery.schedules.pause("oat.daily")
+            assert not (await bakery.schedules.get("oat.daily")).enabled
+
+
 class TestBuilder:
     async def test_it_serves_all_queues_unless_told_otherwise(
         self, client: Client, build: Callable[[TaskRoutes], WorkerBuilder]
@@ -377,8 +418,9 @@ class TestBuilder:
             [name] = (await app.queue("ovens").info())["workers"]
             assert name.startswith("front-")
             assert app.settings.concurrency == 3
-        async with started(build(routes).create()):
-            assert await waits.wait(PATIENCE) == "rye sold"
+        async with started(build(routes).create()) as app:
+            waiting = await app.queue("shop").job(waits.key)
+            assert await waiting.wait(PATIENCE) == "rye sold"
 
     def test_what_is_set_wins_over_the_settings(self, settings: Settings) -> None:
         """And what is not set is theirs."""
@@ -472,6 +514,16 @@ class TestRedisInstance:
         [name] = parts
         with pytest.raises(OptionError, match=f"RedisInstance: option '{name}'"):
             RedisInstance(**parts)
+
+
+async def _fired(queue: Queue, name: str) -> Any:
+    """Return a job of a task that its schedule has fired."""
+    return next(iter([job async for job in queue.iter_jobs() if job.function == name]), None)
+
+
+async def _entries(registry: Registry, count: int) -> Any:
+    entries = await registry.schedules.list()
+    return entries if len(entries) == count else None
 
 
 async def _fail(ctx: dict[str, Any]) -> None:
