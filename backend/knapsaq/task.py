@@ -117,6 +117,11 @@ class Task(Generic[P, R, C]):
         """The function's parameters and result, without the context."""
         return Signature(self.name, self.function, takes_context=self.takes_context)
 
+    @property
+    def path(self) -> str:
+        """The dotted path of the function."""
+        return f"{self.__module__}.{getattr(self, '__qualname__', self.__name__)}"
+
     def place(self, queue: str, *, named: bool) -> None:
         """Send its jobs to a queue from now on; ``named`` keeps ``Settings.task_routes`` from saying otherwise."""
         self.options = replace(self.options, queue=queue, names_queue=named)

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any, Protocol, Self, TypeVar
 
-from knapsaq.errors import ConfigurationError, DuplicateTaskError, RouteError
+from knapsaq.errors import ConfigurationError, DuplicateTaskError, RegistryError, RouteError
 from knapsaq.job import new_key
 from knapsaq.options import DEFAULT_QUEUE
 from knapsaq.saq_settings import SaqSettings, called_as_in_saq, options_as_in_saq
@@ -99,7 +99,15 @@ class Wiring(Home):
         return self
 
     def include(self, source: Source) -> Self:
-        """Take tasks from ``source`` as well; it is asked when a worker or an application starts."""
+        """Take tasks from ``source`` as well; it is asked when a worker or an application starts.
+
+        Raises:
+            RegistryError: It is nothing that tasks can be taken from.
+        """
+        if not callable(getattr(source, "load", None)):
+            raise RegistryError(
+                f"tasks cannot be taken from {source!r}; give routes, such as knapsaq.routes.TaskRoutes()"
+            )
         if not any(known is source for known in self._sources):
             self._sources.append(source)
         return self
@@ -161,8 +169,7 @@ class Wiring(Home):
         """Give a task that names no queue the one of the first pattern that fits it."""
         if task.options.names_queue:
             return
-        place = f"{task.__module__}.{getattr(task, '__qualname__', task.name)}"
-        queue = (self._routes and routed(self._routes, task.name, place, task.__module__)) or DEFAULT_QUEUE
+        queue = (self._routes and routed(self._routes, task.name, task.path, task.__module__)) or DEFAULT_QUEUE
         if queue != task.options.queue:
             task.place(queue, named=False)
 
@@ -180,3 +187,4 @@ class Wiring(Home):
         self._aliases.clear()
         self._sources.clear()
         self._saq.clear()
+        self._routes = {}

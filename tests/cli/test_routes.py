@@ -160,3 +160,12 @@ class TestRunning:
                 program.says(says)
                 program.signal()
                 assert program.ends() == 0
+
+    def test_a_burst_of_saqs_ends_by_itself(self, depot: Path, broker_url: str) -> None:
+        """SAQ's settings alone are served, on their own queue, as long as nobody names others."""
+        with (depot / "depot" / "legacy.py").open("a") as file:
+            file.write("settings |= {'burst': True, 'dequeue_timeout': 1}\n")
+        command = [str(BIN / "knapsaq"), "-A", "depot.legacy", "worker"]
+        with running(command, clean_environment(KNAPSAQ_BROKER_URL=broker_url), depot) as program:
+            assert program.ends() == 0
+            assert "queue default" not in program.output()

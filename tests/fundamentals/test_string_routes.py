@@ -22,6 +22,7 @@ from knapsaq import (
     OptionError,
     Queue,
     Registry,
+    RegistryError,
     RouteError,
     Settings,
     SettingsError,
@@ -260,6 +261,7 @@ class TestTasksOfRoutes:
                 "till.count": "till",
             }
             assert "shop" in client.queues
+            assert bakery.find("bakery.tasks.sell") is bakery.get("sell")
 
     async def test_the_name_of_a_task_is_a_route_too(self, settings: Settings, bakery: Registry) -> None:
         """Also of one that another route's module defines."""
@@ -464,6 +466,23 @@ class TestBuilder:
                     await worker.start()
                 job = await app.enqueue("bakery.tasks.knead", dough="rye")
                 assert await job.wait(PATIENCE) == "rye for 5 min"
+
+    async def test_a_queue_that_no_task_has_is_served_with_a_warning(
+        self, client: Client, build: Callable[[TaskRoutes], WorkerBuilder], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """It may be a typing error, or a queue that callers name."""
+        routes = TaskRoutes().register("bakery.tasks.knead", queue="ovens")
+        async with started(build(routes).set_queues("ovns").create()) as app:
+            job = await app.registry.get("bakery.tasks.knead").using(queue="ovns").enqueue(dough="rye")
+            assert await job.wait(PATIENCE) == "rye for 5 min"
+        [said] = [record.message for record in caplog.records if "ovns is served" in record.message]
+        assert "did you mean 'ovens'?" in said
+
+    def test_what_is_no_source_of_tasks_is_refused_where_it_is_included(self) -> None:
+        """With an example of what would be right."""
+        wrong: Any = "bakery.tasks"
+        with pytest.raises(RegistryError, match=r"TaskRoutes\(\)"):
+            Registry().include(wrong)
 
     async def test_what_keeps_a_worker_from_starting_is_raised_as_it_is(
         self, client: Client, build: Callable[[TaskRoutes], WorkerBuilder], bakery: Registry

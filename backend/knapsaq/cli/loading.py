@@ -133,12 +133,16 @@ def _app(name: str, held: Mapping[str, Any]) -> App:
             registry.include(value)
     if isinstance(own, Mapping):
         registry.add_saq_settings(own)
+    prepared = registry.prepare(settings)
+    queues = worker.queues if worker else None
+    if isinstance(own, Mapping) and "queues" not in settings.model_fields_set:
+        queues = tuple(dict.fromkeys(task.options.queue for task in registry.get_all_tasks())) or None  # as SAQ does
     return App(
         module=name,
-        settings=registry.prepare(settings),
+        settings=prepared,
         has_settings=isinstance(own, Settings),
         registry=registry,
-        queues=worker.queues if worker else None,
+        queues=queues,
         worker_name=worker.name if worker else None,
     )
 

@@ -12,8 +12,9 @@ import re
 from collections.abc import Iterable
 from typing import Any, Self, TypeVar
 
+from knapsaq import events
 from knapsaq.client import connect
-from knapsaq.errors import OptionError, WorkerError
+from knapsaq.errors import OptionError, WorkerError, nearest
 from knapsaq.process import first_error, run_workers
 from knapsaq.redis.connection import broker_errors
 from knapsaq.registry import Registry, get_registry
@@ -99,6 +100,10 @@ class RoutedWorker:
 
     async def _run(self) -> None:
         async with connect(self.settings, registry=self.registry) as client:
+            own = {task.options.queue for task in self.registry.get_all_tasks()}
+            for queue in self.queues or ():
+                if queue not in own:
+                    events.queue_without_task(queue, nearest(queue, own))
             await run_workers(client, self._stop, queues=self.queues, hurry=self._hurry, name=self.name)
 
 

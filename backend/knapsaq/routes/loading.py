@@ -106,9 +106,10 @@ def _take_module(registry: Registry, module: ModuleType, queue: str | None) -> N
     tasks = _tasks_of(registry, name)
     if not tasks:
         raise RegistryError(f"module {name!r} has no @task; name one of its functions, such as '{name}.send_email'")
-    for task in tasks if queue is not None else ():
-        if not task.options.names_queue:
-            task.place(str(queue), named=True)
+    for task in tasks:
+        registry.alias(task.path, task)
+        if queue is not None and not task.options.names_queue:
+            task.place(queue, named=True)
 
 
 def _tasks_of(registry: Registry, module: str) -> list[AnyTask]:
