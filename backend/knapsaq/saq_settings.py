@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import tzinfo
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 from urllib.parse import quote, urlencode
 
 from croniter import croniter
@@ -31,8 +31,10 @@ from knapsaq.errors import ConfigurationError, DuplicateTaskError, OptionError
 from knapsaq.importing import find
 from knapsaq.options import DEFAULT_QUEUE, Check, TaskOptions, check, queue_name, whole
 from knapsaq.settings import EMBEDDED, Settings
+from knapsaq.task import Task
 
 S = TypeVar("S", bound=Settings)
+SaqGiven: TypeAlias = Mapping[str, Any] | str | Callable[[], Mapping[str, Any]]
 
 SAQ_URL = "redis://localhost"
 """The server of settings without a queue, as in SAQ."""
@@ -50,7 +52,7 @@ class SaqSettings:
     Attributes:
         place: Where it was given, for errors.
         queues: The names of its queues; empty where it has none.
-        url: The address of their server; None where it has no queue.
+        url: The address of their server; None where it has no queue, or one that asks a sentinel for its server.
         functions: The functions by name, those of the cron jobs included.
         options: What SAQ's ``Worker`` takes besides.
         name: The worker's ``id``; each process adds something of its own, as a lease is one process'.
@@ -64,11 +66,11 @@ class SaqSettings:
     name: str | None = None
 
     @classmethod
-    def read(cls, given: Mapping[str, Any] | str) -> SaqSettings:
+    def read(cls, given: SaqGiven) -> SaqSettings:
         """Return checked settings.
 
         Args:
-            given: The dictionary, or the dotted path of one or of a function that returns one, as SAQ's command line
+            given: The dictionary or a function that returns one, or the dotted path of either, as SAQ's command line
                 takes it.
 
         Raises:
@@ -77,9 +79,7 @@ class SaqSettings:
             DuplicateTaskError: Two functions have one name.
         """
         place = f"SAQ's settings {given}" if isinstance(given, str) else "SAQ's settings"
-        found = find(given) if isinstance(given, str) else given
-        if callable(found):
-            found = found()
+        found = _returned(place, find(given) if isinstance(given, str) else given)
         if not isinstance(found, Mapping) or not all(isinstance(name, str) for name in found):
             raise OptionError(place, "settings", found, "a dictionary with 'functions', or a function that returns one")
         values = check(place, found, CHECKS)
@@ -102,10 +102,17 @@ class SaqSettings:
         )
 
     def completed(self, settings: S) -> S:
-        """Return settings with these queues, on their server unless the settings name one themselves."""
+        """Return settings with these queues, on their server unless the settings name one themselves.
+
+        Raises:
+            ConfigurationError: Neither names one.
+        """
         settings = settings.with_queues(self.queues)
         if settings.broker_url != EMBEDDED or "broker_url" in settings.model_fields_set:
             return settings
+        if self.queues and self.url is None:
+            problem = "its queue has no address of its own, such as redis://host:6379/0; set KNAPSAQ_BROKER_URL"
+            raise ConfigurationError(f"{self.place}: {problem}")
         return settings.model_copy(update={"broker_url": self.url or SAQ_URL})
 
 
@@ -157,7 +164,7 @@ class _Address:
     """A queue's name, and the URL of its server."""
 
     name: str
-    url: str = field(repr=False)
+    url: str | None = field(repr=False)
 
     @classmethod
     def of(cls, place: str, queue: Any) -> _Address:
@@ -183,7 +190,7 @@ class _Address:
                 f"register them in a startup function: ctx['worker'].queue.register_before_enqueue(...)"
             )
             raise ConfigurationError(msg)
-        return cls(queue_name_of(place, name), url_of(place, name, pool))
+        return cls(queue_name_of(place, name), url_of(pool))
 
 
 def queue_name_of(place: str, name: str) -> str:
@@ -198,16 +205,11 @@ def queue_name_of(place: str, name: str) -> str:
         raise OptionError(place, "queue", name, "a queue whose name is 1 to 64 letters, digits or _ . - { }") from None
 
 
-def url_of(place: str, name: str, pool: Any) -> str:
-    """Return the URL of the server to which a redis-py pool connects.
-
-    Raises:
-        ConfigurationError: It asks for its address or password each time, as sentinels and credential providers do.
-    """
+def url_of(pool: Any) -> str | None:
+    """Return the URL of the server to which a redis-py pool connects; None if it asks each time, as for a sentinel."""
     given = dict(pool.connection_kwargs)
     if given.get("credential_provider") is not None or not ("path" in given or given.keys() & {"host", "port"}):
-        msg = f"{place}: queue {name!r} has no address of its own, such as redis://host:6379/0; set KNAPSAQ_BROKER_URL"
-        raise ConfigurationError(msg)
+        return None
     secret = given.get("password")
     user = quote(str(given.get("username") or ""), safe="")
     login = f"{user}:{quote(str(secret), safe='')}@" if secret else (f"{user}@" if user else "")
@@ -220,6 +222,16 @@ def url_of(place: str, name: str, pool: Any) -> str:
     host = f"[{host}]" if ":" in host else host
     query = f"?{urlencode(extra)}" if extra and scheme == "rediss" else ""
     return f"{scheme}://{login}{host}:{given.get('port') or 6379}/{given.get('db') or 0}{query}"
+
+
+def _returned(place: str, found: Any) -> Any:
+    """Return what was given, or what a function returns that was."""
+    if not callable(found) or inspect.iscoroutinefunction(found) or isinstance(found, Task):
+        return found
+    try:
+        return found()
+    except Exception as error:
+        raise ConfigurationError(f"{place}: the function that is to return them raised {error!r}") from error
 
 
 def _speaks_json(queue: Any) -> bool:

@@ -19,7 +19,7 @@ from typing import Any, Protocol, Self, TypeVar
 from knapsaq.errors import ConfigurationError, DuplicateTaskError, RegistryError, RouteError
 from knapsaq.job import new_key
 from knapsaq.options import DEFAULT_QUEUE
-from knapsaq.saq_settings import SaqSettings, called_as_in_saq, options_as_in_saq
+from knapsaq.saq_settings import SaqGiven, SaqSettings, called_as_in_saq, options_as_in_saq
 from knapsaq.settings import Settings, routed
 from knapsaq.task import Home, Task
 
@@ -60,18 +60,18 @@ class Wiring(Home):
         return task
 
     @classmethod
-    def from_saq_settings(cls, settings: Mapping[str, Any] | str) -> Self:
+    def from_saq_settings(cls, settings: SaqGiven) -> Self:
         """Return a registry of the functions in SAQ's ``settings``; see ``add_saq_settings``."""
         return cls().add_saq_settings(settings)
 
-    def add_saq_settings(self, settings: Mapping[str, Any] | str) -> Self:
+    def add_saq_settings(self, settings: SaqGiven) -> Self:
         """Add the functions of SAQ's ``settings``; workers of its queue take the rest: hooks, cron jobs, timers, ...
 
         The functions are called as SAQ calls them, and have the limits of SAQ's jobs. Where neither a broker's URL is
         given nor ``KNAPSAQ_BROKER_URL`` set, ``connect`` opens the server of the settings' queue, as SAQ does.
 
         Args:
-            settings: The dictionary, or the dotted path of one or of a function that returns one.
+            settings: The dictionary or a function that returns one, or the dotted path of either.
 
         Raises:
             ConfigurationError: Something in it is wrong or cannot be honoured; the error says why.

@@ -114,6 +114,14 @@ class TestWhatIsLoaded:
         result = run("-A", "depot.number.value", "tasks")
         assert result.exit_code == 2
         assert "'depot.number.value' is of type int; expected" in result.stderr
+        for app, why in (("shop_jobs.add", "is of type Task"), ("depot.tasks.label", "a dictionary with 'functions'")):
+            assert why in run("-A", app, "tasks").stderr
+
+    def test_a_dictionary_that_is_not_saqs_is_left_alone(self, run: Run, folder: Path) -> None:
+        """Modules have settings of many kinds."""
+        with (folder / "shop_jobs.py").open("a") as file:
+            file.write("settings = {'debug': True}\n")
+        assert "nightly" in run("-A", "shop_jobs", "tasks").stdout
 
     def test_all_wrong_routes_are_told_before_anything_starts(self, run: Run, depot: Path) -> None:
         """Each with its reason."""

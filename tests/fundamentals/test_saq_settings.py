@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from redis.asyncio.sentinel import Sentinel
 from saq.job import CronJob
 from saq.queue.redis import RedisQueue
 from tests.support import ended, eventually, working
@@ -204,6 +205,15 @@ class TestAddresses:
         ours = SaqSettings.read({"queue": Queue(open_redis(url)), "functions": [double]})
         assert ours.url == url
 
+    def test_a_queue_that_asks_a_sentinel_needs_an_address_from_elsewhere(self) -> None:
+        """Where one is set, everything else of the settings counts."""
+        queue = RedisQueue(Sentinel([("localhost", 26379)]).master_for("main"))
+        registry = Registry.from_saq_settings({"queue": queue, "functions": [double]})
+        with pytest.raises(ConfigurationError, match="set KNAPSAQ_BROKER_URL"):
+            registry.prepare(Settings(_env_file=None))
+        given = Settings(broker_url="redis://primary", _env_file=None)
+        assert registry.prepare(given).broker_url == "redis://primary"
+
 
 class TestWhatCannotBeHonoured:
     @pytest.mark.parametrize(
@@ -301,6 +311,9 @@ class TestWhatCannotBeHonoured:
         """With the nearest name."""
         with pytest.raises(RegistryError, match="did you mean 'make'"):
             Registry.from_saq_settings("legacy_app.mak")
+        saq_module.fails = lambda: 1 / 0  # type: ignore[attr-defined]
+        with pytest.raises(ConfigurationError, match="raised ZeroDivisionError"):
+            Registry.from_saq_settings("legacy_app.fails")
         saq_module.number = 3  # type: ignore[attr-defined]
         with pytest.raises(OptionError, match="a dictionary with 'functions'"):
             Registry.from_saq_settings("legacy_app.number")

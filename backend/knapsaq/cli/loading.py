@@ -18,7 +18,9 @@ from knapsaq.errors import ConfigurationError, KnapsaqError, RegistryError
 from knapsaq.importing import failure
 from knapsaq.registry import Registry, get_registry
 from knapsaq.routes import RoutedWorker, TaskRoutes
+from knapsaq.saq_settings import SaqGiven
 from knapsaq.settings import LoudSettings, Settings
+from knapsaq.task import Task
 
 MODULE_NAME = re.compile(r"\w+(\.\w+)*")
 HELD = (RoutedWorker, TaskRoutes, Registry, Settings)
@@ -95,13 +97,12 @@ def load(given: str | None) -> App:
     found = _import(name, here)
     if isinstance(found, ModuleType):
         return _app(name, vars(found))
-    if not isinstance(found, HELD) and callable(found):
-        found = found()  # as SAQ's settings may be
-    if not isinstance(found, (*HELD, Mapping)):
-        msg = f"{name!r} is of type {type(found).__name__}; expected a module, a worker, routes, or SAQ's settings"
-        raise ConfigurationError(msg)
-    kind = "settings" if isinstance(found, (Settings, Mapping)) else "registry"
-    return _app(name, {kind: found})
+    if isinstance(found, HELD):
+        return _app(name, {"settings" if isinstance(found, Settings) else "registry": found})
+    if isinstance(found, Mapping) or (callable(found) and not isinstance(found, Task)):
+        return _app(name, {}, found)
+    msg = f"{name!r} is of type {type(found).__name__}; expected a module, a worker, routes, or SAQ's settings"
+    raise ConfigurationError(msg)
 
 
 def _import(name: str, here: str) -> Any:
@@ -121,21 +122,23 @@ def _import(name: str, here: str) -> Any:
         raise _broken(name, error) from error
 
 
-def _app(name: str, held: Mapping[str, Any]) -> App:
-    """Return what a module holds, ready to start."""
+def _app(name: str, held: Mapping[str, Any], saq: SaqGiven | None = None) -> App:
+    """Return what a module holds, or what was named itself, ready to start."""
     worker = _worker(name, held.values())
     own, registry = held.get("settings"), held.get("registry")
+    if isinstance(own, Mapping) and "functions" in own:
+        saq = own
     settings = own if isinstance(own, Settings) else worker.settings if worker else Settings()
     if not isinstance(registry, Registry):
         registry = worker.registry if worker else get_registry()
     for value in held.values() if worker is None else ():
         if isinstance(value, TaskRoutes):
             registry.include(value)
-    if isinstance(own, Mapping):
-        registry.add_saq_settings(own)
+    if saq is not None:
+        registry.add_saq_settings(saq)
     prepared = registry.prepare(settings)
     queues = worker.queues if worker else None
-    if isinstance(own, Mapping) and "queues" not in settings.model_fields_set:
+    if saq is not None and "queues" not in settings.model_fields_set:
         queues = tuple(dict.fromkeys(task.options.queue for task in registry.get_all_tasks())) or None  # as SAQ does
     return App(
         module=name,
