@@ -123,7 +123,7 @@ class DuplicateTaskError(RegistryError):
 
 
 class RouteError(RegistryError):
-    """Routes lead to no task: all that are wrong, each with its reason; nothing was registered."""
+    """Routes lead to no task: all that are wrong, each with its reason; the program does not start."""
 
     def __init__(self, routes: tuple[str, ...], reasons: tuple[str, ...]) -> None:
         super().__init__(routes, reasons)

@@ -120,7 +120,7 @@ class Task(Generic[P, R, C]):
     @property
     def path(self) -> str:
         """The dotted path of the function."""
-        return f"{self.__module__}.{getattr(self, '__qualname__', self.__name__)}"
+        return f"{self.__module__}.{getattr(self, '__qualname__', self.name)}"
 
     def place(self, queue: str, *, named: bool) -> None:
         """Send its jobs to a queue from now on; ``named`` keeps ``Settings.task_routes`` from saying otherwise."""

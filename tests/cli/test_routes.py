@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ from typing import Any
 import pytest
 from tests.cli.conftest import Run
 from tests.processes import BIN, clean_environment, running
+from tests.support import eventually
 
-from knapsaq import Registry, Settings, connect, get_registry
+from knapsaq import Queue, Registry, Settings, connect, get_registry
 
 TASKS = """
 async def pack(order_id: int) -> str:
@@ -177,3 +179,21 @@ class TestRunning:
         with running(command, clean_environment(KNAPSAQ_BROKER_URL=broker_url), depot) as program:
             assert program.ends() == 0
             assert "queue default" not in program.output()
+
+    async def test_a_program_that_awaits_it_stops_at_a_signal(self, depot: Path, broker_url: str) -> None:
+        """``asyncio.run(worker.start())`` is a program; SIGTERM ends it as it ends the command."""
+        script = "import asyncio; from depot.worker import worker; asyncio.run(worker.start())"
+        settings = Settings(broker_url=broker_url, queues=("orders",), _env_file=None)
+        async with connect(settings, registry=Registry()) as client:
+            queue = client.queue("orders")
+            await queue.redis.flushall()
+            command = [sys.executable, "-c", script]
+            with running(command, clean_environment(KNAPSAQ_BROKER_URL=broker_url), depot) as program:
+                await eventually(lambda: _workers(queue), within=30)
+                program.signal()
+                assert program.ends() == 0
+            assert await _workers(queue) == {}
+
+
+async def _workers(queue: Queue) -> Any:
+    return (await queue.info())["workers"]

@@ -43,6 +43,8 @@ task = registry.task
 """
 
 TASKS = """
+from functools import partial
+
 from bakery.registry import task
 
 
@@ -71,6 +73,16 @@ class Oven:
     @staticmethod
     async def heat(to: int) -> int:
         return to
+
+    def clean(self, times: int = 1) -> str:
+        return f"clean {times} times"
+
+    async def __call__(self, loaf: str) -> str:
+        return f"{loaf} in the oven"
+
+
+oven = Oven()
+twice = partial(oven.clean, 2)
 """
 
 
@@ -232,6 +244,27 @@ class TestTasksOfRoutes:
             task = app.registry.get("bakery.tasks.Oven.heat")
             assert await (await task.enqueue(to=200)).wait(PATIENCE) == 200
 
+    @pytest.mark.parametrize(
+        ("route", "arguments", "result"),
+        [
+            ("oven", {"loaf": "rye"}, "rye in the oven"),
+            ("oven.clean", {"times": 3}, "clean 3 times"),
+            ("twice", {}, "clean 2 times"),
+        ],
+    )
+    async def test_whatever_can_be_called_is_a_function(
+        self,
+        client: Client,
+        build: Callable[[TaskRoutes], WorkerBuilder],
+        route: str,
+        arguments: dict[str, Any],
+        result: str,
+    ) -> None:
+        """Objects, their methods, and functions with some arguments given."""
+        async with started(build(TaskRoutes().register(f"bakery.tasks.{route}")).create()) as app:
+            job = await app.enqueue(f"bakery.tasks.{route}", **arguments)
+            assert await job.wait(PATIENCE) == result
+
     async def test_a_decorated_task_keeps_its_name_and_is_found_by_its_route(
         self, client: Client, bakery: Registry, build: Callable[[TaskRoutes], WorkerBuilder]
     ) -> None:
@@ -262,6 +295,20 @@ class TestTasksOfRoutes:
             }
             assert "shop" in client.queues
             assert bakery.find("bakery.tasks.sell") is bakery.get("sell")
+
+    async def test_a_route_to_a_function_says_more_than_one_to_its_module(
+        self, settings: Settings, bakery: Registry
+    ) -> None:
+        """In whichever order they are registered; and a queue may be said later than the route."""
+        routes = TaskRoutes().register("bakery.tasks", queue="shop").register("bakery.tasks.sell", queue="counter")
+        bakery.include(routes.register("bakery.tasks.knead"))
+        async with connect(settings, registry=bakery):
+            assert bakery.get("sell").options.queue == "counter"
+            assert bakery.get("bakery.tasks.knead").options.queue == "default"
+        routes.register("bakery.tasks.knead", queue="ovens")
+        async with connect(settings, registry=bakery) as client:
+            assert bakery.get("bakery.tasks.knead").options.queue == "ovens"
+            assert "ovens" in client.queues
 
     async def test_the_name_of_a_task_is_a_route_too(self, settings: Settings, bakery: Registry) -> None:
         """Also of one that another route's module defines."""
@@ -297,7 +344,7 @@ class TestWrongRoutes:
         self, client: Client, bakery: Registry, modules: Modules, build: Callable[[TaskRoutes], WorkerBuilder]
     ) -> None:
         """No such module, no such attribute, not callable, a class, a broken module, a module without tasks."""
-        modules({"broken": "x = 1\nundefined\n", "empty": "", "inner.__init__": "", "foreign": REGISTRY})
+        modules({"broken": "x = 1\nundefined\n", "empty": "", "inner.__init__": "", "outer.tasks": "1 / 0"})
         reasons = {
             "bakry.tasks.knead": "there is no module 'bakry'; did you mean 'bakery'?",
             "bakery.taks.knead": "module 'bakery' has no 'taks'; did you mean 'tasks'?",
@@ -306,7 +353,8 @@ class TestWrongRoutes:
             "bakery.tasks.Oven": "it is a class; a route leads to a function, a task or a module",
             "bakery.broken.f": "module 'bakery.broken' cannot be imported: NameError: name 'undefined' is not defined",
             "bakery.empty": "module 'bakery.empty' has no @task; name one of its functions",
-            "bakery.inner": "package 'bakery.inner' has no module named 'tasks'",
+            "bakery.inner": "module 'bakery.inner' has no @task; name one of its functions",
+            "bakery.outer": "module 'bakery.outer.tasks' cannot be imported",
             "nobody": "there is no module 'nobody'",
         }
         routes = TaskRoutes().register("bakery.tasks.knead").bulk_register(list(reasons))
@@ -316,7 +364,7 @@ class TestWrongRoutes:
         for told, expected in zip(caught.value.reasons, reasons.values(), strict=True):
             assert expected in told
         lines = str(caught.value).splitlines()
-        assert lines[0] == "9 routes are wrong"
+        assert lines[0] == "10 routes are wrong"
         assert lines[4].startswith("route 'bakery.tasks.LIMIT': it is of type int")
         assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)  # noqa: S301 - our own
 

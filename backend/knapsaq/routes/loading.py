@@ -45,7 +45,8 @@ def load(
     """
     routes = tuple(routes)
     found, problems = _found(registry, routes)
-    for route, thing in found.items():
+    # Modules last, as a route to one of their functions says more.
+    for route, thing in sorted(found.items(), key=lambda item: isinstance(item[1], ModuleType)):
         try:
             _register(registry, route, thing, queues.get(route, {}).get("queue"))
         except KnapsaqError as error:
@@ -80,7 +81,9 @@ def _register(registry: Registry, route: str, thing: Any, queue: str | None) -> 
     known = registry.aliased(route)
     if known is not None:
         if queue is not None and known.options.queue != queue:
-            raise RegistryError(f"it is in queue {known.options.queue!r} already, by another registration")
+            if known.options.names_queue:
+                raise RegistryError(f"it is in queue {known.options.queue!r} already, by another registration")
+            known.place(queue, named=True)
         return
     if isinstance(thing, ModuleType):
         _take_module(registry, thing, queue)
@@ -98,22 +101,20 @@ def _register(registry: Registry, route: str, thing: Any, queue: str | None) -> 
 def _take_module(registry: Registry, module: ModuleType, queue: str | None) -> None:
     """Take the tasks of a module, or of a package the ``tasks`` modules at or below it, as Celery's discovery does."""
     name = module.__name__
-    if hasattr(module, "__path__") and not _tasks_of(registry, name):
+    if hasattr(module, "__path__"):
         try:
             registry.autodiscover(name)
         except RegistryError as error:
-            raise RegistryError(f"{error}, or name a function") from error
-    tasks = _tasks_of(registry, name)
+            if error.__cause__ is not None:  # one of its modules cannot be imported; else there is none
+                raise
+    within = [task for task in registry.get_all_tasks() if f"{task.__module__}.".startswith(f"{name}.")]
+    tasks = [task for task in within if registry.aliased(task.name) is not task]  # else a route has made or named it
     if not tasks:
         raise RegistryError(f"module {name!r} has no @task; name one of its functions, such as '{name}.send_email'")
     for task in tasks:
         registry.alias(task.path, task)
         if queue is not None and not task.options.names_queue:
             task.place(queue, named=True)
-
-
-def _tasks_of(registry: Registry, module: str) -> list[AnyTask]:
-    return [task for task in registry.get_all_tasks() if f"{task.__module__}.".startswith(f"{module}.")]
 
 
 def _made(registry: Registry, route: str, thing: Any, queue: str | None) -> AnyTask:
