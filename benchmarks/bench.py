@@ -23,6 +23,8 @@ class Sizes:
         applied: Calls of ``apply()`` at most.
         fanned: Jobs whose results are awaited together.
         repeats: Times that short measures are repeated within a round.
+        few_schedules: Schedules of an idle worker.
+        many_schedules: The same, as many as one may have.
     """
 
     jobs: int = 20_000
@@ -31,9 +33,11 @@ class Sizes:
     applied: int = 200
     fanned: int = 1_000
     repeats: int = 3
+    few_schedules: int = 100
+    many_schedules: int = 10_000
 
 
-QUICK = Sizes(jobs=2_000, seconds=2, backlog=20_000, applied=20, fanned=200, repeats=1)
+QUICK = Sizes(jobs=2_000, seconds=2, backlog=20_000, applied=20, fanned=200, repeats=1, many_schedules=1_000)
 
 
 @dataclass

@@ -54,11 +54,22 @@ class Launcher:
         return json.loads(done.stdout.splitlines()[-1]) if done.stdout.strip() else None
 
     @contextlib.contextmanager
-    def worker(self, system: System, concurrency: int, ledger: Ledger, *, held: bool = False) -> Iterator[Worker]:
-        """Run a worker while the block runs; a held one has imported everything and waits for ``release()``."""
+    def worker(
+        self, system: System, concurrency: int, ledger: Ledger, *, held: bool = False, schedules: int = 0
+    ) -> Iterator[Worker]:
+        """Run a worker while the block runs; a held one has imported everything and waits for ``release()``.
+
+        Args:
+            system: The system.
+            concurrency: How many jobs it runs at once.
+            ledger: The ledger.
+            held: Whether it waits.
+            schedules: How many schedules it has, none of which is due soon.
+        """
+        words = [*(["held"] if held else []), *([f"schedules={schedules}"] if schedules else [])]
         with tempfile.TemporaryFile() as log:
             process = subprocess.Popen(  # noqa: S603 - our own arguments
-                self._command(system, "work", concurrency, *(["held"] if held else [])),
+                self._command(system, "work", concurrency, *words),
                 cwd=ROOT,
                 env=_environment(ledger),
                 stdout=log,

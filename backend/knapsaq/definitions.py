@@ -131,6 +131,22 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, dict
         """Return it as it is stored."""
         return msgspec.json.encode(self)
 
+    def edited(self, definition: Definition) -> Record:
+        """Return the record with which a definition counts, whatever the code says."""
+        fields = msgspec.structs.asdict(definition)
+        if self.code is not None:
+            changed = {field for field, value in fields.items() if value != getattr(self.code, field)}
+            # One without the other would not go together with the next version of the code.
+            changed |= {"cron", "every"} if changed & {"cron", "every"} else set()
+            fields = {field: value for field, value in fields.items() if field in changed}
+        return msgspec.structs.replace(self, edit=fields)
+
+    @property
+    def edited_fields(self) -> tuple[str, ...]:
+        """What an operator has made other than the code says."""
+        code = self.code
+        return () if code is None else tuple(key for key, value in self.edit.items() if value != getattr(code, key))
+
     def same_code(self, other: Record) -> bool:
         """Tell whether two programs say the same."""
         mine, yours = (msgspec.structs.replace(one, edit={}) for one in (self, other))

@@ -252,10 +252,7 @@ class Schedules:
 
     async def _edit(self, name: str, given: Mapping[str, Any]) -> ScheduleEntry:
         def with_edit(found: _Found) -> Record:
-            fields = msgspec.structs.asdict(self._edited(name, found.record, given))
-            code = found.record.code
-            edit = fields if code is None else {key: fields[key] for key in fields if fields[key] != getattr(code, key)}
-            return msgspec.structs.replace(found.record, edit=edit)
+            return found.record.edited(self._edited(name, found.record, given))
 
         await self._change(name, with_edit)
         return await self.get(name)

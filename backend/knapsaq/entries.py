@@ -73,7 +73,7 @@ class ScheduleEntry:
             misfire_window=timedelta(seconds=counts.misfire_window),
             overlap=counts.overlap,
             enabled=counts.enabled,
-            edited=tuple(field for field in record.edit if record.code is not None),
+            edited=record.edited_fields,
             added=record.code is None,
             next_due=None if held.due_ms is None else from_ms(held.due_ms),
             differs=code is not None and not record.same_code(code),

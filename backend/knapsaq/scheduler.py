@@ -91,6 +91,8 @@ class Scheduler:
             held = [one for one in due.held if one not in self._unreadable]
             self._note(due.now_ms, due.later_ms)
             self._goes_first = False
+            if self._code and not due.held and due.later_ms is None and await self._store.is_empty():
+                await self.reconcile()
             fired += await self._fire(due.now_ms, held)
             if not self._goes_first or not self._has_work():
                 return fired

@@ -80,7 +80,8 @@ class ScheduleStore:
         args = [queue.now_argument, DUE_A_CALL]
         now, rows, later = await scripts.schedules_due(queue.line, [keys.schedules, keys.schedules_due], args)
         held = [
-            Held(text(name), raw, int(due)) for name, due, raw in zip(rows[::3], rows[1::3], rows[2::3], strict=True)
+            Held(text(name), raw, int(float(due)))
+            for name, due, raw in zip(rows[::3], rows[1::3], rows[2::3], strict=True)
         ]
         return Due(now, held, int(later) if later else None)
 
@@ -110,17 +111,21 @@ class ScheduleStore:
                     ask("HMGET", keys.schedules, *names), ask("ZMSCORE", keys.schedules_due, *names), self._now_ms()
                 )
                 return now_ms, [
-                    Held(name, raw or b"", None if due is None else int(due))
+                    Held(name, raw or b"", None if due is None else int(float(due)))
                     for name, raw, due in zip(names, raws, dues, strict=True)
                 ]
             # In this order: what fires in between has a due time that is too old, and is refused where it matters.
             scores, pairs, now_ms = await asyncio.gather(
                 ask("ZRANGE", keys.schedules_due, 0, -1, "WITHSCORES"), ask("HGETALL", keys.schedules), self._now_ms()
             )
-        found = {name: int(due) for name, due in zip(scores[::2], scores[1::2], strict=True)}
+        found = {name: int(float(due)) for name, due in zip(scores[::2], scores[1::2], strict=True)}
         return now_ms, [
             Held(text(name), raw, found.get(name)) for name, raw in zip(pairs[::2], pairs[1::2], strict=True)
         ]
+
+    async def is_empty(self) -> bool:
+        """Tell whether there are no schedules at all, as after Redis has lost its data."""
+        return not await self._queue.line.execute("EXISTS", self._queue.keys.schedules)
 
     async def write(self, changes: Sequence[Change]) -> list[bool]:
         """Store changes, each for itself, and tell which were not refused.

@@ -3,14 +3,15 @@
 A module offers two functions:
 
 * ``connected(url)``, an asynchronous context manager that yields a :class:`Producer`;
-* ``work(url, concurrency)``, which runs a worker until the process is ended.
+* ``work(url, concurrency)``, which runs a worker until the process is ended; some take a number of schedules, too.
 
 The systems' own environments import this: only the standard library.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
 from benchmarks.ledger import open_ledger
@@ -43,3 +44,10 @@ def ran(number: int) -> None:
     """Note that a body runs: all that a no-op does besides returning its number."""
     if LEDGER is not None:
         LEDGER.run(number)
+
+
+def expressions(number: int) -> Iterator[str]:
+    """Yield cron expressions, none of which is due within months."""
+    distant = datetime.now(UTC) + timedelta(days=180)
+    for count in range(number):
+        yield f"{count % 60} {count // 60 % 24} {distant.day % 28 + 1} {distant.month} *"

@@ -135,10 +135,11 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING)
     adapter = importlib.import_module(f"benchmarks.adapters.{name}")
     if verb == "work":
-        concurrency, *held = arguments
-        if held:
+        concurrency, *words = arguments
+        if "held" in words:
             os.kill(os.getpid(), signal.SIGSTOP)  # imported and ready: workers that are to start together wait here
-        adapter.work(url, int(concurrency))
+        schedules = [int(word.partition("=")[2]) for word in words if word.startswith("schedules=")]
+        adapter.work(url, int(concurrency), *schedules)
         return
     try:
         import uvloop  # noqa: PLC0415 - a system without coroutines lives without it

@@ -8,7 +8,7 @@ from typing import Any
 
 import uvloop
 
-from benchmarks.adapters import ran
+from benchmarks.adapters import expressions, ran
 from knapsaq import Client, Queue, Registry, Settings, Worker, connect
 
 registry = Registry()
@@ -55,8 +55,10 @@ async def connected(url: str) -> AsyncIterator[Producer]:
         yield Producer(client.queue("bench"))
 
 
-def work(url: str, concurrency: int) -> None:
+def work(url: str, concurrency: int, schedules: int = 0) -> None:
     """Run a worker."""
+    for number, cron in enumerate(expressions(schedules)):
+        registry.scheduled_task(cron=cron, name=f"scheduled-{number}", queue="bench")(lambda: None)
 
     async def run() -> None:
         client: Client

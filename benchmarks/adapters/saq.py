@@ -7,10 +7,11 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import uvloop
+from saq.job import CronJob
 from saq.queue.redis import RedisQueue
 from saq.worker import Worker
 
-from benchmarks.adapters import ran
+from benchmarks.adapters import expressions, ran
 
 OPERATIONS = 100  # at once; SAQ's default is 20
 POLL = 0.01  # seconds between two looks of map; SAQ's default is 0.5
@@ -56,13 +57,23 @@ async def connected(url: str) -> AsyncIterator[Producer]:
         await queue.disconnect()
 
 
-def work(url: str, concurrency: int) -> None:
+def _cron_job(number: int, cron: str) -> CronJob[Any]:
+    """Return a cron job with a function of its own: of two with one function SAQ keeps one."""
+
+    async def scheduled(_ctx: Any) -> None: ...
+
+    scheduled.__qualname__ = f"scheduled-{number}"
+    return CronJob(scheduled, cron=cron)
+
+
+def work(url: str, concurrency: int, schedules: int = 0) -> None:
     """Run a worker."""
+    crons = [_cron_job(number, cron) for number, cron in enumerate(expressions(schedules))]
 
     async def run() -> None:
         queue = _queue(url)
         await queue.connect()
-        worker: Worker[Any] = Worker(queue, [("noop", noop)], concurrency=concurrency)
+        worker: Worker[Any] = Worker(queue, [("noop", noop)], concurrency=concurrency, cron_jobs=crons)
         await worker.start()
         await queue.disconnect()
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from benchmarks.bench import Bench
 from benchmarks.measures.backlog import backlog
 from benchmarks.measures.drains import drain, drain_of_10, drain_of_100, drain_of_two, drain_on_disk
-from benchmarks.measures.resting import idle, start
+from benchmarks.measures.resting import idle, scheduled, start
 from benchmarks.measures.sending import enqueue
 from benchmarks.measures.waiting import apply, fan, latency
 from benchmarks.systems import System
@@ -23,6 +23,7 @@ MEASURES: dict[str, Callable[[Bench, System], dict[str, float]]] = {
     "apply": apply,
     "fan": fan,
     "idle": idle,
+    "schedules": scheduled,
     "backlog": backlog,
     "start": start,
 }

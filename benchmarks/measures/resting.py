@@ -1,4 +1,4 @@
-"""Resting: what a worker with nothing to do costs, and how soon a new one runs its first job."""
+"""Resting: what a worker with nothing to do costs, schedules or not, and how soon a new one runs its first job."""
 
 from __future__ import annotations
 
@@ -29,6 +29,23 @@ def idle(bench: Bench, system: System) -> dict[str, float]:
         "idle_script_commands": monitor.inner.total() / seconds,
         "idle_cpu": 100 * cpu / seconds,
     }
+
+
+def scheduled(bench: Bench, system: System) -> dict[str, float]:
+    """Watch a worker with an empty queue that has many schedules, none of which is due soon."""
+    figures = {}
+    for key, number in (("few", bench.sizes.few_schedules), ("many", bench.sizes.many_schedules)):
+        ledger, seconds = bench.ledger(1), bench.sizes.seconds
+        with ready_worker(bench, system, ledger, schedules=number) as worker:
+            time.sleep(SETTLE)
+            cpu = worker.cpu()
+            with Monitor(bench.server) as monitor:
+                time.sleep(seconds)
+            cpu = worker.cpu() - cpu
+        bench.count(system, f"schedules, {number}", ledger, 1)
+        figures[f"{key}_schedules"] = monitor.top.total() / seconds
+        figures[f"{key}_schedules_cpu"] = 100 * cpu / seconds
+    return figures
 
 
 def start(bench: Bench, system: System) -> dict[str, float]:

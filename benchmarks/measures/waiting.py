@@ -17,10 +17,17 @@ WARM_UP = 25  # jobs at that rate before the first that counts
 
 
 @contextmanager
-def ready_worker(bench: Bench, system: System, ledger: Ledger) -> Iterator[Worker]:
-    """Run a worker on an empty queue while the block runs; it has run job 0 of the ledger already."""
+def ready_worker(bench: Bench, system: System, ledger: Ledger, *, schedules: int = 0) -> Iterator[Worker]:
+    """Run a worker on an empty queue while the block runs; it has run job 0 of the ledger already.
+
+    Args:
+        bench: The bench.
+        system: The system.
+        ledger: The ledger.
+        schedules: How many schedules the worker has, none of which is due soon.
+    """
     bench.server.clear()
-    with bench.launcher.worker(system, CONCURRENCY, ledger) as worker:
+    with bench.launcher.worker(system, CONCURRENCY, ledger, schedules=schedules) as worker:
         bench.launcher.call(system, "fill", 0, 1)
         worker.wait("its first body has run", lambda: ledger.jobs == 1, bench.limit)
         yield worker

@@ -15,6 +15,7 @@ from knapsaq.cli.loading import App, load
 from knapsaq.cli.reporting import note
 from knapsaq.client import Client, connect
 from knapsaq.codec import to_json_types
+from knapsaq.definitions import bound
 from knapsaq.errors import InvalidArgumentsError, JobError
 from knapsaq.job import Job
 from knapsaq.task import Task
@@ -66,20 +67,42 @@ def enqueue(
     if wait not in (None, FOR_EVER) and "=" in str(wait):
         arguments, wait = (*arguments, str(wait)), FOR_EVER
     limit = _seconds(wait)
-    given = {**_document(document), **_pairs(arguments)}
+    given = {**read_document(document), **read_pairs(arguments)}
     app = load(ctx.obj)
     task = app.registry.get(name)
     kwargs = read_arguments(task, given, {pair.partition("=")[0] for pair in arguments})
     ctx.exit(asyncio.run(_enqueue(app, task, kwargs, {"queue": queue, "delay": delay, "key": key}, limit)))
 
 
-def read_arguments(task: Task[..., Any, Any], given: Mapping[str, Any], texts: set[str]) -> dict[str, Any]:
+def read_texts(
+    task: Task[..., Any, Any] | None, given: Mapping[str, Any], texts: set[str], others: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return arguments, those that were given as text read as JSON where that fits.
+
+    Args:
+        task: The task to call; where it is not known here, what is JSON is read as such.
+        given: The arguments.
+        texts: The names of those that are text from the command line.
+        others: The arguments of the call that are not given.
+
+    Raises:
+        InvalidArgumentsError: They do not fit the task.
+    """
+    if task is None:
+        return {name: _json_or_text(value) if name in texts else value for name, value in given.items()}
+    return read_arguments(task, given, texts, others)
+
+
+def read_arguments(
+    task: Task[..., Any, Any], given: Mapping[str, Any], texts: set[str], others: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Return a call's arguments, those that were given as text read as JSON where that fits the signature.
 
     Args:
         task: The task to call.
         given: The arguments.
         texts: The names of those that are text from the command line.
+        others: Those of the call that are not given, as they are stored.
 
     Raises:
         InvalidArgumentsError: They do not fit the task.
@@ -88,7 +111,10 @@ def read_arguments(task: Task[..., Any, Any], given: Mapping[str, Any], texts: s
     first: dict[str, InvalidArgumentsError] = {}
     while True:
         try:
-            task.signature.bind((), arguments, task.injected)
+            if others:
+                bound(task, (), others, arguments)
+            else:
+                task.signature.bind((), arguments, task.injected)
         except InvalidArgumentsError as error:
             name = error.parameter
             if name in first or name not in texts or arguments[name] == given[name]:
@@ -146,7 +172,8 @@ def _seconds(wait: str | None) -> float | None:
     return seconds
 
 
-def _document(text: str | None) -> dict[str, Any]:
+def read_document(text: str | None) -> dict[str, Any]:
+    """Return the arguments of a JSON object on the command line."""
     if text is None:
         return {}
     try:
@@ -158,7 +185,8 @@ def _document(text: str | None) -> dict[str, Any]:
     return dict(document)
 
 
-def _pairs(arguments: Sequence[str]) -> dict[str, str]:
+def read_pairs(arguments: Sequence[str]) -> dict[str, str]:
+    """Return the arguments that stand as ``KEY=VALUE`` on the command line, as text."""
     pairs: dict[str, str] = {}
     for argument in arguments:
         name, sign, value = argument.partition("=")
