@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from tests.support import eventually
 
 from knapsaq import Client, Queue, Registry, Settings, SettingsError, connect
 from knapsaq.testing import running_worker
@@ -90,10 +91,15 @@ class TestPatterns:
     async def test_a_schedule_fires_in_the_queue_of_its_task(self, client: Client, registry: Registry) -> None:
         """A worker of that queue keeps its time, and no other."""
 
-        @registry.scheduled_task(cron="* * * * *", name="payments.settle")
-        async def settle() -> None: ...
+        @registry.scheduled_task(cron="* * * * * *", name="payments.settle")
+        async def settle() -> str:
+            return "settled"
 
-        assert [task.options.queue for task in registry.get_scheduled_tasks()] == ["payments"]
+        async with running_worker(["payments"], registry=registry):
+            queue = client.queue("payments")
+            job = await eventually(lambda: _fired(queue))
+            assert await job.wait(10) == "settled"
+            assert [entry.queue for entry in await registry.schedules.list()] == ["payments"]
 
     async def test_it_costs_a_job_nothing(self, queue: Queue, registry: Registry) -> None:
         """The patterns are read when the task is defined or the program connects, and not when a job is sent."""
@@ -103,6 +109,10 @@ class TestPatterns:
 
         registry._routes = {"*": "mail"}
         assert (await charge.enqueue()).get_queue().name == "payments"
+
+
+async def _fired(queue: Queue) -> Any:
+    return next(iter([job async for job in queue.iter_jobs()]), None)
 
 
 class TestWrongPatterns:

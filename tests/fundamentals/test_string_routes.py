@@ -356,6 +356,10 @@ class TestWrongRoutes:
             "bakery.inner": "module 'bakery.inner' has no @task; name one of its functions",
             "bakery.outer": "module 'bakery.outer.tasks' cannot be imported",
             "nobody": "there is no module 'nobody'",
+            "till.cuont": "; or did you mean the task 'till.count'?",
+            ".tasks..knead": "Empty module name",
+            "bakery..knead": "module 'bakery' has no ''",
+            "bakery:knead": "there is no module 'bakery:knead'",
         }
         routes = TaskRoutes().register("bakery.tasks.knead").bulk_register(list(reasons))
         with pytest.raises(RouteError) as caught:
@@ -364,7 +368,7 @@ class TestWrongRoutes:
         for told, expected in zip(caught.value.reasons, reasons.values(), strict=True):
             assert expected in told
         lines = str(caught.value).splitlines()
-        assert lines[0] == "10 routes are wrong"
+        assert lines[0] == "14 routes are wrong"
         assert lines[4].startswith("route 'bakery.tasks.LIMIT': it is of type int")
         assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)  # noqa: S301 - our own
 

@@ -12,6 +12,7 @@ Invariants, each a test in ``tests/fundamentals/test_string_routes.py``:
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from types import ModuleType
@@ -74,6 +75,8 @@ def _found(registry: Registry, routes: Iterable[str]) -> tuple[dict[str, Any], d
         if (task := registry.find(route)) is not None:  # the name of a task that another route's module defines
             found[route] = task
             del problems[route]
+        elif close := difflib.get_close_matches(route, registry.names(), n=1, cutoff=0.8):
+            problems[route] += f"; or did you mean the task {close[0]!r}?"
     return found, problems
 
 
