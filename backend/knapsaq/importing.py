@@ -78,9 +78,10 @@ def _submodule(name: str) -> Any:
 
 
 def _no_module(name: str) -> str:
-    here = (folder.name for folder in Path.cwd().iterdir() if folder.is_dir())  # a package needs no __init__.py
-    close = difflib.get_close_matches(name, [*(module.name for module in pkgutil.iter_modules()), *here], n=1)
-    hint = f"did you mean {close[0]!r}?" if close else f"it is neither installed nor in {Path.cwd()}"
+    here = Path()
+    folders = (folder.name for folder in here.iterdir() if folder.is_dir())  # a package needs no __init__.py
+    close = difflib.get_close_matches(name, [*(module.name for module in pkgutil.iter_modules()), *folders], n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"it is neither installed nor in {here.absolute()}"
     return f"there is no module {name!r}; {hint}"
 
 

@@ -56,6 +56,9 @@ class Wiring(Home):
         """
         self._refuse_duplicate(task)
         self._place(task)
+        old = self._tasks.get(task.name, task)
+        if old is not task:  # its module was imported again; routes to it are looked up at the next start
+            self._aliases = {name: other for name, other in self._aliases.items() if other is not old}
         self._tasks[task.name] = task
         return task
 

@@ -332,6 +332,18 @@ class TestTasksOfRoutes:
             assert [vars(task) for task in bakery.get_all_tasks()] == before
         assert bakery.names() == ("bakery.tasks.bake", "bakery.tasks.knead", "sell", "till.count")
 
+    async def test_a_module_that_is_imported_again_brings_the_task_that_counts(
+        self, settings: Settings, bakery: Registry
+    ) -> None:
+        """As in an interpreter that reloads modules."""
+        bakery.include(TaskRoutes().register("bakery.tasks.sell", queue="shop"))
+        async with connect(settings, registry=bakery):
+            old = bakery.get("bakery.tasks.sell")
+        importlib.reload(sys.modules["bakery.tasks"])
+        async with connect(settings, registry=bakery):
+            assert bakery.get("sell") is bakery.get("bakery.tasks.sell") is not old
+            assert bakery.get("sell").options.queue == "shop"
+
     async def test_a_worker_made_by_hand_loads_them(self, client: Client, bakery: Registry) -> None:
         """It starts without ``connect``."""
         bakery.include(TaskRoutes().register("bakery.tasks.knead"))
