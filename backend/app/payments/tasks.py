@@ -47,7 +47,7 @@ async def charge_payment(
     return {"status": PaymentStatus.CHARGED.value, "charge_id": charge_id}
 
 
-@scheduled_task(cron="*/5 * * * *", timeout=300, kwargs={"limit": 500})
+@scheduled_task(cron="*/5 * * * *", misfire="skip", timeout=300, kwargs={"limit": 500})
 async def check_pending_payments(
     ctx: Context, *, limit: int = 100, db_session: AsyncSession = INJECTED
 ) -> dict[str, Any]:

@@ -55,7 +55,7 @@ async def process_data(ctx: Context, *, data_id: int) -> dict[str, Any]:
     return {"processed": data_id, "fingerprint": digest.hex()}
 
 
-@scheduled_task(cron="0 2 * * *", timeout=900, kwargs={"batch_size": 500})
+@scheduled_task(cron="0 2 * * *", timeout=900, jitter=300, kwargs={"batch_size": 500})
 async def cleanup_old_records(ctx: Context, *, batch_size: int = 100) -> dict[str, Any]:
     """Delete old mail receipts, a batch a transaction. A second run finds none left."""
     before = datetime.now(UTC) - KEEP_RECEIPTS

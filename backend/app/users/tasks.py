@@ -60,7 +60,7 @@ async def update_user_status(
     return {"updated": user_id, "status": status.value}
 
 
-@scheduled_task(cron="0 2 * * *", timeout=900, kwargs={"older_than_days": 7})
+@scheduled_task(cron="0 2 * * *", timeout=900, jitter=300, kwargs={"older_than_days": 7})
 async def cleanup_unverified_users(
     ctx: Context, *, older_than_days: int = 7, db_session: AsyncSession = INJECTED
 ) -> dict[str, Any]:
@@ -80,7 +80,7 @@ async def cleanup_unverified_users(
     return {"deleted": deleted}
 
 
-@scheduled_task(cron="0 9 * * 1", timeout=1800, retries=5, retry_delay=60)
+@scheduled_task(cron="0 9 * * 1", misfire_window=86_400, timeout=1800, retries=5, retry_delay=60)
 async def weekly_report(ctx: Context, *, db_session: AsyncSession = INJECTED) -> dict[str, Any]:
     """Mail the week's figures to the team. The reference names the week, so a second run sends nothing."""
     since = datetime.now(UTC) - timedelta(days=7)
