@@ -36,7 +36,7 @@ from knapsaq.task import Task
 S = TypeVar("S", bound=Settings)
 SaqGiven: TypeAlias = Mapping[str, Any] | str | Callable[[], Mapping[str, Any]]
 
-SAQ_URL = "redis://localhost"
+SAQ_URL = "redis://localhost:6379/0"
 """The server of settings without a queue, as in SAQ."""
 
 TIMERS = ("schedule", "worker_info", "sweep", "abort")
@@ -51,8 +51,8 @@ class SaqSettings:
 
     Attributes:
         place: Where it was given, for errors.
-        queues: The names of its queues; empty where it has none.
-        url: The address of their server; None where it has no queue, or one that asks a sentinel for its server.
+        queues: The names of its queues; SAQ's own default where it has none.
+        url: The address of their server; None where a queue asks a sentinel for it.
         functions: The functions by name, those of the cron jobs included.
         options: What SAQ's ``Worker`` takes besides.
         name: The worker's ``id``; each process adds something of its own, as a lease is one process'.
@@ -94,8 +94,8 @@ class SaqSettings:
             raise ConfigurationError(f"{place}: its queues are on several servers; a program has one broker")
         return cls(
             place=place,
-            queues=tuple(dict.fromkeys(queue.name for queue in queues)),
-            url=queues[0].url if queues else None,
+            queues=tuple(dict.fromkeys(queue.name for queue in queues)) or (DEFAULT_QUEUE,),
+            url=queues[0].url if queues else SAQ_URL,
             functions=MappingProxyType(_named(values["functions"], values.get("cron_jobs", ()))),
             options=MappingProxyType({name: values[name] for name in values if name not in NOT_THE_WORKERS}),
             name=values.get("id"),
@@ -110,10 +110,10 @@ class SaqSettings:
         settings = settings.with_queues(self.queues)
         if settings.broker_url != EMBEDDED or "broker_url" in settings.model_fields_set:
             return settings
-        if self.queues and self.url is None:
+        if self.url is None:
             problem = "its queue has no address of its own, such as redis://host:6379/0; set KNAPSAQ_BROKER_URL"
             raise ConfigurationError(f"{self.place}: {problem}")
-        return settings.model_copy(update={"broker_url": self.url or SAQ_URL})
+        return settings.model_copy(update={"broker_url": self.url})
 
 
 class Called:
@@ -147,15 +147,10 @@ def called_as_in_saq(name: str, function: Callable[..., Any]) -> Called:
     return (Awaited if inspect.iscoroutinefunction(function) else Called)(name, function)
 
 
-def options_as_in_saq(name: str, queue: str | None) -> TaskOptions:
+def options_as_in_saq(name: str, queue: str) -> TaskOptions:
     """Return the options of a function of SAQ's: the limits of SAQ's Job, and exact delays."""
     return TaskOptions(
-        name=name,
-        queue=queue or DEFAULT_QUEUE,
-        names_queue=queue is not None,
-        timeout=SaqJob.timeout,
-        ttl=SaqJob.ttl,
-        retry_jitter=False,
+        name=name, queue=queue, names_queue=True, timeout=SaqJob.timeout, ttl=SaqJob.ttl, retry_jitter=False
     )
 
 

@@ -82,10 +82,9 @@ class Wiring(Home):
             DuplicateTaskError: A function has the name of another task.
         """
         read = SaqSettings.read(settings)
-        queues = read.queues or (DEFAULT_QUEUE,)
-        if all(self._saq.get(queue) == read for queue in queues):
+        if all(self._saq.get(queue) == read for queue in read.queues):
             return self
-        for queue in queues:
+        for queue in read.queues:
             if queue in self._saq:
                 msg = f"{read.place}: queue {queue!r} has other settings of SAQ's already; put both into one dictionary"
                 raise ConfigurationError(msg)
@@ -98,7 +97,7 @@ class Wiring(Home):
             self._refuse_duplicate(task)
         for task in tasks:
             self.add(task)
-        self._saq |= dict.fromkeys(queues, read)
+        self._saq |= dict.fromkeys(read.queues, read)
         return self
 
     def include(self, source: Source) -> Self:
@@ -179,8 +178,7 @@ class Wiring(Home):
     def _task_of_saq(self, name: str, saq: SaqSettings) -> AnyTask:
         function = saq.functions[name]
         if not isinstance(function, Task):
-            queue = saq.queues[0] if saq.queues else None
-            return Task(called_as_in_saq(name, function), options_as_in_saq(name, queue), home=self)
+            return Task(called_as_in_saq(name, function), options_as_in_saq(name, saq.queues[0]), home=self)
         if self._tasks.get(function.name) is not function:
             msg = f"{saq.place}: {name!r} is a task of another registry; use get_registry().add_saq_settings(...)"
             raise ConfigurationError(msg)

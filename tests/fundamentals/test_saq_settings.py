@@ -177,7 +177,8 @@ class TestStartingUnchanged:
     def test_without_a_queue_it_is_saqs_own_server_unless_one_is_set(self) -> None:
         """As SAQ does it; what an operator sets wins."""
         registry = Registry.from_saq_settings({"functions": [double]})
-        assert registry.prepare(Settings(_env_file=None)).broker_url == "redis://localhost"
+        assert registry.prepare(Settings(_env_file=None)).broker_url == "redis://localhost:6379/0"
+        assert registry.prepare(Settings(queues=("mail",), _env_file=None)).queues == ("mail", "default")
         set_by_hand = Settings(broker_url="redis://broker:1", _env_file=None)
         assert registry.prepare(set_by_hand).broker_url == "redis://broker:1"
         assert registry.prepare(Settings(broker_url="embedded", _env_file=None)).broker_url == "embedded"
