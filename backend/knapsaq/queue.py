@@ -162,13 +162,6 @@ class Queue(ReadingQueue):
             submitted[place] = await self.submit(jobs[place])
         return submitted
 
-    async def prepare(self, job: SaqJob) -> bytes | str:
-        """Fill in what a job needs to be queued here, and return its record."""
-        self._address(job)
-        if self._before_enqueues:
-            await self._before_enqueue(job)
-        return self._payload(job)
-
     def _address(self, job: SaqJob) -> None:
         """Fill in a job's queue, status and missing limits."""
         if job.queue is not None and job.queue.name != self.name:
@@ -183,6 +176,13 @@ class Queue(ReadingQueue):
             fields["timeout"] = int(limit) if limit.is_integer() else limit  # as SAQ's own, whole seconds
         if fields["ttl"] is None:
             fields["ttl"] = self.settings.result_ttl
+
+    async def prepare(self, job: SaqJob) -> bytes | str:
+        """Fill in what a job needs to be queued here, and return its record."""
+        self._address(job)
+        if self._before_enqueues:
+            await self._before_enqueue(job)
+        return self._payload(job)
 
     @asynccontextmanager
     async def batch(self) -> AsyncIterator[None]:

@@ -149,6 +149,13 @@ class TestChanges:
         assert "removed far" in say("remove", "far").stderr
         assert [one["name"] for one in json.loads(say("list", "--json").stdout)] == ["nightly"]
 
+    def test_arguments_that_look_secret_are_not_shown(self, say: Say) -> None:
+        """Neither to people nor to logs of programs; the jobs have them."""
+        said(say("add", "far", "elsewhere.task", "--every", "60", "--queue", "mail", "api_key=k7", "n=1"))
+        for words in (("list", "--json"), ("show", "far"), ("show", "far", "--json")):
+            assert "k7" not in said(say(*words))
+        assert '"api_key":"***"' in said(say("show", "far"))
+
     @pytest.mark.parametrize(
         ("words", "text"),
         [

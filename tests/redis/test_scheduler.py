@@ -544,6 +544,20 @@ class TestWorkers:
 
             await eventually(ran)
 
+    async def test_what_was_said_while_the_line_was_cut_is_looked_for(
+        self, queue: Queue, define: Define, registry: Registry, clock: ManualClock
+    ) -> None:
+        """Not a minute later: as soon as the line is up again."""
+        tick = define(every=10**6)
+        redis: Any = queue.redis
+        async with working(queue) as worker:
+            scheduler = worker._scheduler
+            await eventually(lambda: scheduler._earliest_ms and not scheduler._look)
+            worker._wakeup._on_schedules = lambda message: Scheduler.hear(scheduler, message) if not message else None
+            await registry.schedules.add("extra", tick, every=60)
+            await redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+            await eventually(lambda: scheduler._earliest_ms == NOON_MS + 60_000)
+
 
 class TestCost:
     @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
@@ -18,9 +18,11 @@ from knapsaq.cli.enqueue import read_document, read_pairs, read_texts
 from knapsaq.cli.loading import App, load
 from knapsaq.cli.reporting import note, output
 from knapsaq.client import connect
+from knapsaq.codec import SECRET
 from knapsaq.editing import Schedules
 from knapsaq.entries import ScheduleEntry, ScheduleFire
 from knapsaq.schedules import MISFIRES
+from knapsaq.settings import HIDDEN
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -296,7 +298,9 @@ def _fraction(moment: datetime) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Return what is shown as JSON types; durations in seconds."""
+    """Return what is shown as JSON types; durations in seconds, and no argument whose name looks secret."""
+    if isinstance(value, Mapping):
+        return {name: HIDDEN if SECRET.search(name) else item for name, item in value.items()}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, timedelta):
