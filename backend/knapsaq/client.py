@@ -51,6 +51,18 @@ class Client:
             raise UnknownQueueError(name, tuple(self.queues))
         return queue
 
+    async def enqueue(self, name: str, **kwargs: Any) -> Job[Any] | None:
+        """Queue a job by its task's name or route, in the task's own queue; see ``Queue.enqueue``.
+
+        Raises:
+            UnknownTaskError: No task has the name.
+            UnknownQueueError: The task's queue is not connected.
+            InvalidArgumentsError: The arguments do not fit the task.
+            PayloadTooLargeError: They are too large.
+            BrokerError: Redis cannot be reached.
+        """
+        return await self.queue(self.registry.get(name).options.queue).enqueue(name, **kwargs)
+
     @property
     def schedule_stores(self) -> Mapping[str, Store]:
         """Where each queue keeps its schedules, by the queue's name."""
@@ -78,10 +90,11 @@ async def connect(
 
     Raises:
         SettingsError: A setting is wrong.
+        RouteError: A route of the registry leads to no task; see ``knapsaq.routes``.
         BrokerError: The broker cannot be reached, started or used; the text says what to do.
     """
-    settings = Settings.load(settings_or_url)
     registry = registry or get_registry()
+    settings = registry.prepare(Settings.load(settings_or_url))
     embedded = EmbeddedBroker(settings.embedded_dir) if settings.broker_url == EMBEDDED else None
     try:
         url = await asyncio.to_thread(embedded.start) if embedded else settings.broker_url

@@ -8,6 +8,7 @@
     │   └── TaskDefinitionError     a function that cannot be a task
     ├── RegistryError
     │   ├── DuplicateTaskError      two functions under one name
+    │   ├── RouteError              dotted paths that lead to no task
     │   ├── DuplicateScheduleError  two schedules under one name
     │   ├── UnknownTaskError        nobody registered that name
     │   ├── UnknownScheduleError    no connected queue has a schedule of that name
@@ -119,6 +120,18 @@ class DuplicateTaskError(RegistryError):
             f"task {self.name!r} is defined twice: {self.first} and {self.second}; "
             f"give one of them another name with @task(name=...)"
         )
+
+
+class RouteError(RegistryError):
+    """Routes lead to no task: all that are wrong, each with its reason; the program does not start."""
+
+    def __init__(self, routes: tuple[str, ...], reasons: tuple[str, ...]) -> None:
+        super().__init__(routes, reasons)
+        self.routes, self.reasons = routes, reasons
+
+    def __str__(self) -> str:
+        each = [f"route {route!r}: {reason}" for route, reason in zip(self.routes, self.reasons, strict=True)]
+        return each[0] if len(each) == 1 else "\n".join([f"{len(each)} routes are wrong", *each])
 
 
 class DuplicateScheduleError(RegistryError):

@@ -186,3 +186,8 @@ def schedule_skipped(queue: str, name: str) -> None:
 def schedule_unreadable(queue: str, name: str, error: Exception) -> None:
     """A stored schedule cannot be read here; it is left as it is."""
     logger.error("schedule %s of queue %s cannot be read here: %s", name, queue, str(error)[:SHOWN_CHARACTERS])
+
+
+def queue_without_task(queue: str, hint: str) -> None:
+    """A worker was told to serve a queue that no task names."""
+    logger.warning("queue %s is served, but is no task's queue: %s", queue, hint)

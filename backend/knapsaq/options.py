@@ -15,6 +15,7 @@ from knapsaq.settings import QUEUE_NAME
 from knapsaq.timing import Duration, epoch_seconds, seconds
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9_.:\-{}/]{1,200}")
+DEFAULT_QUEUE = "default"
 MAX_SECONDS = 10 * 365 * 86_400.0
 MAX_RETRIES = 10_000
 
@@ -26,6 +27,7 @@ class TaskOptions:
     Attributes:
         name: The task's name in the registry and on the wire; the function's name by default.
         queue: The queue that its jobs go to.
+        names_queue: Whether that was said; else ``Settings.task_routes`` may say it.
         timeout: Hard limit of one attempt in seconds; 0 is no limit.
         retries: Further attempts after the first, 0 to 10,000. Without it a task is not run again when it raises,
             but may itself ask for ``Settings.task_max_retries`` further attempts with ``Retry``.
@@ -40,7 +42,8 @@ class TaskOptions:
     """
 
     name: str | None = None
-    queue: str = "default"
+    queue: str = DEFAULT_QUEUE
+    names_queue: bool = False
     timeout: float | None = None
     retries: int | None = None
     retry_delay: float = 1.0
@@ -63,7 +66,8 @@ class TaskOptions:
         Raises:
             OptionError: One is unknown or out of range; the error names the legal ones.
         """
-        return cls(**check(place, given, CHECKS))
+        checked = check(place, given, CHECKS)
+        return cls(**checked, names_queue="queue" in checked)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

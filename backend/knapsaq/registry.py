@@ -33,6 +33,7 @@ from knapsaq.schedules import Misfire, Schedule
 from knapsaq.signature import INJECTED
 from knapsaq.task import Sender, Task
 from knapsaq.timing import Duration
+from knapsaq.wiring import AnyTask, Wiring
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -41,7 +42,6 @@ F = TypeVar("F", bound=Callable[..., Any])
 X = TypeVar("X")
 X_contra = TypeVar("X_contra", contravariant=True)
 K = TypeVar("K", Context, SaqContext)
-AnyTask = Task[..., Any, Any]
 
 
 class NoTask(Protocol):
@@ -123,14 +123,14 @@ class Decorator(Protocol):
     def __call__(self, /, **options: Unpack[TaskKeywords]) -> Decorator: ...
 
 
-class Registry:
+class Registry(Wiring):
     """Tasks by name, the providers of their parameters, and the connection through which they are sent.
 
     Most programs use the one that ``get_registry()`` returns.
     """
 
     def __init__(self) -> None:
-        self._tasks: dict[str, AnyTask] = {}
+        super().__init__()
         self._scheduled: dict[str, str] = {}
         self._dependencies: dict[str, Any] = {}
         self._senders: list[Sender] = []
@@ -190,32 +190,21 @@ class Registry:
 
         return cast("Decorator", lambda function: self._schedule(function, given, options))
 
-    def add(self, task: AnyTask) -> AnyTask:
-        """Register a task.
-
-        Raises:
-            DuplicateTaskError: Another function has the name; the error shows both places.
-        """
-        known = self._tasks.get(task.name)
-        if known is not None and known.location != task.location:
-            raise DuplicateTaskError(task.name, known.location, task.location)
-        self._tasks[task.name] = task
-        return task
-
     def get(self, name: str) -> AnyTask:
         """Return the task of that name.
 
         Raises:
             UnknownTaskError: There is none; the error names the nearest.
         """
-        task = self._tasks.get(name)
+        task = self.find(name)
         if task is None:
             raise UnknownTaskError(name, self.names())
         return task
 
     def find(self, name: str) -> AnyTask | None:
-        """Return the task of that name, or None."""
-        return self._tasks.get(name)
+        """Return the task of that name, be it the route to it, or None."""
+        task = self._tasks.get(name)
+        return self.aliased(name) if task is None else task
 
     def find_schedule(self, name: str) -> tuple[AnyTask, Schedule] | None:
         """Return the schedule of that name with its task, or None."""
@@ -251,6 +240,7 @@ class Registry:
     def clear(self) -> None:
         """Forget all tasks and providers; for tests."""
         self._tasks.clear()
+        self._unwire()
         self._scheduled.clear()
         self._dependencies.clear()
 

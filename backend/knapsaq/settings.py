@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Self
 from urllib.parse import SplitResult, urlsplit
@@ -118,6 +120,13 @@ class Settings(LoudSettings):
             "a name is 1 to 64 of the characters A-Z a-z 0-9 _ . - { }"
         ),
     )
+    task_routes: Annotated[dict[str, str], NoDecode] = Field(
+        default={},
+        description=(
+            'Queues for tasks that name none, by pattern: a JSON object such as {"shop.payments.*": "payments"}; a '
+            "pattern is matched against a task's name, then against its module and function, and the first one wins"
+        ),
+    )
     concurrency: int = Field(
         default=10, ge=1, le=10_000, description="Jobs that a worker process runs at the same time"
     )
@@ -184,6 +193,22 @@ class Settings(LoudSettings):
             return cls(broker_url=value)
         return cls() if value is None else value
 
+    def with_queues(self, names: Iterable[str]) -> Self:
+        """Return the settings with further queues, or themselves where they have all of them."""
+        queues = tuple(dict.fromkeys((*self.queues, *names)))
+        return self if queues == self.queues else self.model_copy(update={"queues": queues})
+
+    def check_routes(self) -> None:
+        """Refuse ``task_routes`` that lead to a queue of another program.
+
+        Raises:
+            SettingsError: A queue of theirs is not among ``queues``; it is named with its pattern.
+        """
+        for pattern, queue in self.task_routes.items():
+            if queue not in self.queues:
+                expected = f"for {pattern!r} a queue of KNAPSAQ_QUEUES, which {queue!r} is not: "
+                raise SettingsError("KNAPSAQ_TASK_ROUTES", self.task_routes, expected + nearest(queue, self.queues))
+
     @property
     def redacted_broker_url(self) -> str:
         """The ``broker_url`` as it may be shown: with its password hidden."""
@@ -226,6 +251,30 @@ class Settings(LoudSettings):
                 raise ValueError(f"names of 1 to 64 of the characters A-Z a-z 0-9 _ . - {{ }}, which {name!r} is not")
         return value
 
+    @field_validator("task_routes", mode="before")
+    @classmethod
+    def _read_routes(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            try:
+                value = json.loads(value)
+            except ValueError:
+                value = None
+        if not isinstance(value, Mapping):
+            raise ValueError(  # noqa: TRY004 - as pydantic wants it
+                'a JSON object of patterns and queues, such as {"shop.payments.*": "payments"}'
+            )
+        return dict(value)
+
+    @field_validator("task_routes")
+    @classmethod
+    def _check_routes(cls, value: dict[str, str]) -> dict[str, str]:
+        for pattern, queue in value.items():
+            if not pattern.strip() or not QUEUE_NAME.fullmatch(queue):
+                raise ValueError(
+                    f"patterns that are not empty and names of queues, which {pattern!r}: {queue!r} is not"
+                )
+        return value
+
     @field_validator("timezone")
     @classmethod
     def _check_timezone(cls, value: str) -> str:
@@ -259,6 +308,11 @@ class Settings(LoudSettings):
         if value.upper() not in LOG_LEVELS:
             raise ValueError(f"one of {', '.join(LOG_LEVELS)}")
         return value.upper()
+
+
+def routed(routes: Mapping[str, str], *names: str) -> str | None:
+    """Return the queue of the first pattern that fits a name, or None; the first name that any fits decides."""
+    return next((queue for name in names for pattern, queue in routes.items() if fnmatchcase(name, pattern)), None)
 
 
 def _url_problem(url: str) -> str | None:

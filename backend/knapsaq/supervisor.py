@@ -32,7 +32,7 @@ from pathlib import Path
 
 from knapsaq.client import connect
 from knapsaq.errors import ConfigurationError, WorkerError
-from knapsaq.process import run_workers
+from knapsaq.process import first_error, run_workers
 from knapsaq.redis.connection import broker_errors
 from knapsaq.registry import Registry
 from knapsaq.settings import Settings
@@ -64,6 +64,7 @@ class WorkerPlan:
         concurrency: How many jobs of each queue a process runs at once; ``Settings.concurrency`` unless given.
         processes: How many processes.
         reload: Whether they start again when a Python file below the working directory changes.
+        name: The beginning of the workers' ids.
     """
 
     settings: Settings
@@ -72,6 +73,7 @@ class WorkerPlan:
     concurrency: int | None = None
     processes: int = 1
     reload: bool = False
+    name: str | None = None
 
 
 def run(plan: WorkerPlan) -> int:
@@ -114,7 +116,7 @@ def serve(plan: WorkerPlan, *, parent: int | None = None) -> None:
             stuck = runner.run(_serve(plan, parent))
         except BaseExceptionGroup as group:
             with broker_errors(plan.settings.redacted_broker_url):
-                raise _first(group) from group
+                raise first_error(group) from group
         executor.shutdown(wait=False, cancel_futures=True)
         stuck += [f"thread {thread.name}" for thread in _threads_left(THREADS_LIMIT)]
         if stuck:
@@ -143,7 +145,9 @@ async def _serve(plan: WorkerPlan, parent: int | None) -> list[str]:
         loop.add_reader(parent, on_orphaned)
     async with connect(plan.settings, registry=plan.registry) as client:
         if not stop.is_set():  # else it was told to stop while it connected
-            await run_workers(client, stop, queues=plan.queues, concurrency=plan.concurrency, hurry=hurry)
+            await run_workers(
+                client, stop, queues=plan.queues, concurrency=plan.concurrency, hurry=hurry, name=plan.name
+            )
     left = asyncio.all_tasks() - {asyncio.current_task()}
     for task in left:
         task.cancel()
@@ -171,14 +175,6 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     except ImportError:
         return None
     return uvloop.new_event_loop
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Return the first error of a group that is no group."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
 
 
 def _threads_left(limit: float) -> list[threading.Thread]:

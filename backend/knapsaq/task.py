@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, Unpack
 
@@ -115,6 +116,15 @@ class Task(Generic[P, R, C]):
     def signature(self) -> Signature:
         """The function's parameters and result, without the context."""
         return Signature(self.name, self.function, takes_context=self.takes_context)
+
+    @property
+    def path(self) -> str:
+        """The dotted path of the function."""
+        return f"{self.__module__}.{getattr(self, '__qualname__', self.name)}"
+
+    def place(self, queue: str, *, named: bool) -> None:
+        """Send its jobs to a queue from now on; ``named`` keeps ``Settings.task_routes`` from saying otherwise."""
+        self.options = replace(self.options, queue=queue, names_queue=named)
 
     @functools.cached_property
     def module(self) -> str:

@@ -55,11 +55,12 @@ class Worker(SaqWorker[Any]):
         registry: The tasks; the queue's registry unless given.
         settings: The queue's settings unless given.
         concurrency: How many jobs run at once; ``Settings.concurrency`` unless given.
-        saq_options: Everything else that ``saq.Worker`` takes.
+        saq_options: Everything else that ``saq.Worker`` takes; it wins over SAQ's settings in the registry.
 
     Raises:
         MissingProviderError: A task of the queue asks for something that nobody provides.
         TaskDefinitionError: A task's annotations cannot be checked.
+        RouteError: A route of the registry leads to no task.
     """
 
     queue: Queue
@@ -75,12 +76,14 @@ class Worker(SaqWorker[Any]):
         **saq_options: Any,
     ) -> None:
         if not isinstance(queue, Queue):
-            msg = f"a knapsaq Worker needs a knapsaq Queue, not {queue!r}"
-            raise TypeError(msg)
+            raise TypeError(f"a knapsaq Worker needs a knapsaq Queue, not {queue!r}")
         self.settings = settings or queue.settings
-        refuse_duplicates(functions)
-        super().__init__(queue, functions, concurrency=concurrency or self.settings.concurrency, **saq_options)
         self.registry = registry or queue.registry or Registry()
+        self.registry.load()
+        refuse_duplicates(functions)
+        defaults = {"concurrency": self.settings.concurrency, **self.registry.worker_options(queue.name)}
+        given = {"concurrency": concurrency} if concurrency else {}
+        super().__init__(queue, functions, **{**defaults, **saq_options, **given})
         tasks = self.registry.get_all_tasks()
         for task in tasks:
             task.signature.verify(task.injected)

@@ -75,7 +75,9 @@ def pairs(table: dict[str, list[Any]]) -> list[Any]:
 
 def test_every_option_has_a_check_and_every_check_an_option() -> None:
     """No option can be stored unchecked, and none is checked that nothing reads."""
-    assert {field.name for field in dataclasses.fields(TaskOptions)} == CHECKS.keys() == LEGAL.keys() == ILLEGAL.keys()
+    derived = {"names_queue"}
+    fields = {field.name for field in dataclasses.fields(TaskOptions)}
+    assert fields - derived == CHECKS.keys() == LEGAL.keys() == ILLEGAL.keys()
     assert {field.name for field in dataclasses.fields(CallOptions)} == CALL_CHECKS.keys()
     assert CALL_CHECKS.keys() == CALL_LEGAL.keys() == CALL_ILLEGAL.keys()
 

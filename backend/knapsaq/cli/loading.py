@@ -5,18 +5,25 @@ from __future__ import annotations
 import importlib
 import re
 import sys
-import traceback
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
 from knapsaq.errors import ConfigurationError, KnapsaqError, RegistryError
+from knapsaq.importing import failure
 from knapsaq.registry import Registry, get_registry
+from knapsaq.routes import RoutedWorker, TaskRoutes
+from knapsaq.saq_settings import SaqGiven
 from knapsaq.settings import LoudSettings, Settings
+from knapsaq.task import Task
 
 MODULE_NAME = re.compile(r"\w+(\.\w+)*")
+HELD = (RoutedWorker, TaskRoutes, Registry, Settings)
 EXAMPLE = "`knapsaq -A app.queue.config ...`"
 
 
@@ -30,21 +37,25 @@ class AppChoice(LoudSettings):
     app: str | None = Field(default=None, description="the module whose import defines the tasks")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class App:
     """An application that was imported.
 
     Attributes:
         module: The module's name.
-        settings: Its own ``settings``, else those of the environment.
+        settings: Its own ``settings``, else those of its worker or of the environment.
         has_settings: Whether they are its own.
-        registry: Its own ``registry``, else the program's.
+        registry: Its own ``registry``, else its worker's or the program's.
+        queues: The queues that its worker serves; None where it does not say.
+        worker_name: The beginning of its workers' ids.
     """
 
     module: str
     settings: Settings
     has_settings: bool
     registry: Registry
+    queues: tuple[str, ...] | None = None
+    worker_name: str | None = None
 
 
 def choose(given: str | None) -> str:
@@ -71,41 +82,81 @@ def choose(given: str | None) -> str:
 def load(given: str | None) -> App:
     """Import the application; modules of the working directory can be imported.
 
+    What a module holds counts: ``settings``, ``registry``, a worker of ``WorkerBuilder``, any ``TaskRoutes``, and SAQ's
+    ``settings`` dictionary. The path may also lead to one of these itself, as SAQ's command line takes it.
+
     Raises:
-        ConfigurationError: No module is given, or a setting is wrong.
+        ConfigurationError: No module is given, a setting is wrong, or the module holds several workers.
         RegistryError: The module cannot be imported; the text says where it fails, the cause is chained.
+        RouteError: Routes of it lead to no task.
     """
     name = choose(given)
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
+    found = _import(name, here)
+    if isinstance(found, ModuleType):
+        return _app(name, vars(found))
+    if isinstance(found, HELD):
+        return _app(name, {"settings" if isinstance(found, Settings) else "registry": found})
+    if isinstance(found, Mapping) or (callable(found) and not isinstance(found, Task)):
+        return _app(name, {}, found)
+    msg = f"{name!r} is of type {type(found).__name__}; expected a module, a worker, routes, or SAQ's settings"
+    raise ConfigurationError(msg)
+
+
+def _import(name: str, here: str) -> Any:
     try:
-        module = importlib.import_module(name)
+        return importlib.import_module(name)
     except KnapsaqError:
         raise
     except ModuleNotFoundError as error:
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
             raise _broken(name, error) from error
+        parent, _, last = name.rpartition(".")
+        if error.name == name and parent and hasattr(module := sys.modules.get(parent), last):
+            return getattr(module, last)
         msg = f"there is no module {name!r}: {error.name!r} is neither installed nor in {here}; run where it lies"
         raise RegistryError(msg) from error
     except Exception as error:
         raise _broken(name, error) from error
-    own, registry = getattr(module, "settings", None), getattr(module, "registry", None)
-    has_settings = isinstance(own, Settings)
+
+
+def _app(name: str, held: Mapping[str, Any], saq: SaqGiven | None = None) -> App:
+    """Return what a module holds, or what was named itself, ready to start."""
+    worker = _worker(name, held.values())
+    own, registry = held.get("settings"), held.get("registry")
+    if isinstance(own, Mapping) and "functions" in own:
+        saq = own
+    settings = own if isinstance(own, Settings) else worker.settings if worker else Settings()
+    if not isinstance(registry, Registry):
+        registry = worker.registry if worker else get_registry()
+    for value in held.values() if worker is None else ():
+        if isinstance(value, TaskRoutes):
+            registry.include(value)
+    if saq is not None:
+        registry.add_saq_settings(saq)
+    prepared = registry.prepare(settings)
+    queues = worker.queues if worker else None
+    if saq is not None and "queues" not in settings.model_fields_set:
+        queues = tuple(dict.fromkeys(task.options.queue for task in registry.get_all_tasks())) or None  # as SAQ does
     return App(
-        name,
-        own if isinstance(own, Settings) else Settings(),
-        has_settings,
-        registry if isinstance(registry, Registry) else get_registry(),
+        module=name,
+        settings=prepared,
+        has_settings=isinstance(own, Settings),
+        registry=registry,
+        queues=queues,
+        worker_name=worker.name if worker else None,
     )
+
+
+def _worker(name: str, values: Iterable[Any]) -> RoutedWorker | None:
+    workers = list({id(value): value for value in values if isinstance(value, RoutedWorker)}.values())
+    if len(workers) > 1:
+        msg = f"module {name!r} holds {len(workers)} workers: {workers}; name one, as {name}.<its name>"
+        raise ConfigurationError(msg)
+    return workers[0] if workers else None
 
 
 def _broken(name: str, error: BaseException) -> RegistryError:
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
-    place = f" at {frames[-1].filename}:{frames[-1].lineno}" if len(frames) > 1 else ""
-    if isinstance(error, SyntaxError):
-        place = f" at {error.filename}:{error.lineno}"
-    text = error.msg if isinstance(error, SyntaxError) else str(error)
-    return RegistryError(
-        f"module {name!r} cannot be imported: {type(error).__name__}: {text}{place}; --debug shows the traceback"
-    )
+    return RegistryError(f"module {name!r} cannot be imported: {failure(error)}; --debug shows the traceback")

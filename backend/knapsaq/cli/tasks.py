@@ -18,7 +18,7 @@ from knapsaq.codec import to_json_types
 from knapsaq.options import TaskOptions
 from knapsaq.task import Task
 
-SHOWN_ELSEWHERE = frozenset({"name", "queue"})
+SHOWN_ELSEWHERE = frozenset({"name", "queue", "names_queue"})
 
 EXAMPLES = """
 knapsaq -A app.queue.config tasks

@@ -35,7 +35,7 @@ def workers_group(plugin: KnapsaqPlugin) -> click.Group:
         later.
         """
         plan = WorkerPlan(
-            settings=plugin.settings,
+            settings=plugin.registry.prepare(plugin.settings),
             registry=plugin.registry,
             queues=queues or None,
             concurrency=concurrency,
