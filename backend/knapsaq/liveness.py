@@ -186,9 +186,3 @@ def _run(client: redis.Redis, script: scripts.Script, keys: list[str], args: lis
         return execute("EVALSHA", script.sha, len(keys), *keys, *args)
     except NoScriptError:
         return execute("EVAL", script.source, len(keys), *keys, *args)
-
-
-def call_in(loop: asyncio.AbstractEventLoop, function: Callable[[], object]) -> None:
-    """Call a function in a loop's own thread; nothing happens if the loop has been closed."""
-    with contextlib.suppress(RuntimeError):
-        loop.call_soon_threadsafe(function)

@@ -91,7 +91,6 @@ class Worker(SaqWorker[Any]):
         self._executor = Executor(self.registry, self._injector, self.settings, self.functions, self.concurrency)
         self._scheduler = Scheduler(queue, tasks, self.id)
         self._crons = CronJobs(queue, self.cron_jobs, self.cron_tz)
-        self._rescuer = Rescuer(queue)
         self._running: dict[str, Running] = {}
         self._begun: list[Running] = []
         self._signal = asyncio.Event()
@@ -398,4 +397,4 @@ class Worker(SaqWorker[Any]):
     async def _rescue_when_expired(self) -> None:
         await self._expired.wait()
         self._expired.clear()
-        await self._rescuer.run_once()
+        await Rescuer(self.queue).run_once()
