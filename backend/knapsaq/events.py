@@ -172,6 +172,11 @@ def schedule_edit_lost(queue: str, name: str, edited: tuple[str, ...]) -> None:
     logger.warning("schedule %s of queue %s: what was changed by hand is gone: %s", name, queue, ", ".join(edited))
 
 
+def schedule_misfits(queue: str, name: str, error: Exception) -> None:
+    """The arguments that an operator has given a schedule do not fit its task any more; its jobs will fail."""
+    logger.warning("schedule %s of queue %s: what was changed by hand does not fit: %s", name, queue, error)
+
+
 def schedule_missed(queue: str, name: str, missed: str, dropped: bool) -> None:
     """Due times have passed while no worker fired them, and give no job."""
     why = "there were too many at once" if dropped else "no worker ran in time"

@@ -120,8 +120,10 @@ class Queue(ReadingQueue):
         Returns:
             Whether it was stored; False while a job of its key has not ended.
         """
-        payload = await self.prepare(job)
-        request = _Request(job, self.job_id(job.key), payload, once)
+        self._address(job)
+        if self._before_enqueues:
+            await self._before_enqueue(job)
+        request = _Request(job, self.job_id(job.key), self._payload(job), once)
         batches = [requests for queue, requests in _batches.get() if queue is self]
         for requests in batches:
             requests.append(request)
@@ -146,7 +148,11 @@ class Queue(ReadingQueue):
 
     async def submit_many(self, jobs: Sequence[Job[Any]]) -> list[Job[Any]]:
         """Store jobs; for each the one that has its key and has not ended takes its place."""
-        requests = [_Request(job, self.job_id(job.key), await self.prepare(job), once=False) for job in jobs]
+        for job in jobs:
+            self._address(job)
+            if self._before_enqueues:
+                await self._before_enqueue(job)
+        requests = [_Request(job, self.job_id(job.key), self._payload(job), once=False) for job in jobs]
         batches = [sent for queue, sent in _batches.get() if queue is self]
         for sent in batches:
             sent.extend(requests)
@@ -182,7 +188,7 @@ class Queue(ReadingQueue):
             fields["ttl"] = self.settings.result_ttl
 
     async def prepare(self, job: SaqJob) -> bytes | str:
-        """Fill in what a job needs to be queued here, and return its record."""
+        """Fill in what a job needs to be queued here by another script, and return its record."""
         self._address(job)
         if self._before_enqueues:
             await self._before_enqueue(job)

@@ -26,7 +26,8 @@ from typing import Any
 import msgspec
 
 from knapsaq import events
-from knapsaq.definitions import KEEP, UNREADABLE, Change, Held, Reckoning, Record, coded, reckon
+from knapsaq.definitions import KEEP, UNREADABLE, Change, Held, Reckoning, Record, bound, coded, reckon
+from knapsaq.errors import InvalidArgumentsError
 from knapsaq.queue import Queue
 from knapsaq.scheduling import Row
 from knapsaq.task import Task
@@ -59,10 +60,10 @@ class Scheduler:
     def __init__(self, queue: Queue, tasks: Iterable[Task[..., Any, Any]], worker: str = "") -> None:
         self._queue, self._store = queue, queue.schedules
         self._worker = worker or f"{id(self):x}"
+        self._tasks = {one.name: task for task in tasks if task.options.queue == queue.name for one in task.schedules}
         self._code = {
             schedule.name: coded(task, schedule, self._store.timezone)
-            for task in tasks
-            if task.options.queue == queue.name
+            for task in dict.fromkeys(self._tasks.values())
             for schedule in task.schedules
         }
         self._reconciled = False
@@ -129,6 +130,7 @@ class Scheduler:
             # One that was added at run time, and is in the code now, is the code's.
             edit = before.edit if before is not None and before.code is not None else {}
             record = msgspec.structs.replace(code, edit=edit)
+            self._check(name, record)
             due_ms = _next_due(record, before, one, now_ms)
             if record.encode() != one.raw or due_ms not in (KEEP, one.due_ms):
                 yield Change(name, one.version, record, due_ms)
@@ -143,6 +145,14 @@ class Scheduler:
         before = _readable(held) if held else None
         if before is not None and before.edit and not (change.record and change.record.edit):
             events.schedule_edit_lost(self._queue.name, change.name, tuple(before.edit))
+
+    def _check(self, name: str, record: Record) -> None:
+        """Tell where an operator's arguments do not fit the task any more."""
+        if "kwargs" in record.edit:
+            try:
+                bound(self._tasks[name], (), {}, record.effective.kwargs)
+            except InvalidArgumentsError as error:
+                events.schedule_misfits(self._queue.name, name, error)
 
     async def _fire(self, now_ms: int, due: Iterable[Held]) -> int:
         """Fire schedules, as many in a call as it may carry, and return how many jobs that gave."""

@@ -59,7 +59,7 @@ class Worker(SaqWorker[Any]):
 
     Raises:
         MissingProviderError: A task of the queue asks for something that nobody provides.
-        TaskDefinitionError: A task's annotations cannot be checked.
+        TaskDefinitionError, InvalidArgumentsError: A task's annotations or a schedule's arguments cannot be used.
         RouteError: A route of the registry leads to no task.
     """
 

@@ -15,9 +15,9 @@ PROGRAM = ROOT / "tests/chaos/schedules_worker.py"
 WORKERS = 5
 SECONDS = sized(12, 60)
 SLOW_MS = sized(5_000, 60_000)
-LATE_MS = sized(1500, 500)
+LATE_MS = sized(5000, 500)
 """How late a fire may be, the one included whose worker was just killed; the short form runs beside other things."""
-PROMPT_MS = sized(500, 50)
+PROMPT_MS = sized(1500, 50)
 """How late half of them may be."""
 
 

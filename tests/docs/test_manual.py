@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from typing import NamedTuple
 
 import pytest
 
-from knapsaq import Settings
+from knapsaq import Registry, Settings
 from knapsaq.options import CALL_CHECKS, CHECKS
 
 ROOT = Path(__file__).parents[2]
@@ -141,6 +142,15 @@ def test_the_option_tables_are_complete() -> None:
     assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == list(CHECKS)
     sentence = manual.split("`.using(...)` takes")[1].split(".\n")[0]
     assert re.findall(r"`(\w+)`", sentence) == list(CALL_CHECKS)
+
+
+def test_the_table_of_schedules_is_complete() -> None:
+    """Each option of @scheduled_task that is none of @task's is in the manual's table."""
+    manual = (ROOT / "QUEUE_SETUP.md").read_text(encoding="utf-8")
+    table = manual.split("## 8. Schedules")[1].split("The options of `@task` stand beside")[0]
+    rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|", table, re.MULTILINE)
+    own = inspect.signature(Registry.scheduled_task).parameters.keys() - {"self", "options"}
+    assert set(re.findall(r"\w+", " ".join(rows))) == own
 
 
 def test_every_link_inside_the_project_leads_somewhere() -> None:

@@ -452,6 +452,20 @@ class TestDeployments:
         entry = await registry.schedules.reset("tick")
         assert (entry.cron, entry.edited, entry.next_due) == ("15 * * * *", (), NOON + timedelta(minutes=15))
 
+    async def test_arguments_of_an_operator_that_fit_no_more_are_told(
+        self, queue: Queue, define: Define, registry: Registry, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """When the new version starts, and not when the job fails in the night."""
+        await Scheduler(queue, [define(every=HOUR)]).run_once()
+        await registry.schedules.set("tick", kwargs={"text": "hi"})
+        registry.clear()
+
+        @registry.scheduled_task(every=HOUR)
+        async def tick(number: int = 1) -> None: ...
+
+        await Scheduler(queue, [tick]).run_once()
+        assert "schedule tick of queue default: what was changed by hand does not fit: task 'tick'" in caplog.text
+
     async def test_a_paused_one_stays_paused(
         self, queue: Queue, define: Define, registry: Registry, clock: ManualClock
     ) -> None:
