@@ -16,6 +16,7 @@ from knapsaq.errors import (
     DuplicateTaskError,
     InvalidArgumentsError,
     JobError,
+    JobExpiredError,
     JobFailedError,
     JobMissingError,
     JobRevokedError,
@@ -35,7 +36,7 @@ from knapsaq.errors import (
     WorkerError,
 )
 from knapsaq.job import Job
-from knapsaq.outcomes import Discard, Retry
+from knapsaq.outcomes import Discard, Retry, Snooze
 from knapsaq.providers import Provide
 from knapsaq.queue import Queue
 from knapsaq.registry import Registry, get_registry, scheduled_task, task
@@ -58,6 +59,7 @@ __all__ = [
     "InvalidArgumentsError",
     "Job",
     "JobError",
+    "JobExpiredError",
     "JobFailedError",
     "JobMissingError",
     "JobRevokedError",
@@ -76,6 +78,7 @@ __all__ = [
     "Schedule",
     "Settings",
     "SettingsError",
+    "Snooze",
     "Task",
     "TaskDefinitionError",
     "TaskTimeoutError",

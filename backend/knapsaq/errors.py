@@ -21,6 +21,7 @@
     └── JobError                    what waiting for a job can end with
         ├── JobFailedError
         ├── JobRevokedError
+        │   └── JobExpiredError     it was not started in time
         ├── JobMissingError
         └── ResultError             the job is done, its result is not to be had
 
@@ -248,6 +249,13 @@ class JobRevokedError(JobError):
 
     def __str__(self) -> str:
         return f"job {self.key} of task {self.task!r} was revoked: {self.error or 'no reason given'}"
+
+
+class JobExpiredError(JobRevokedError):
+    """The job was not started before it expired, and never ran; ``error`` says until when it could have been."""
+
+    def __str__(self) -> str:
+        return f"job {self.key} of task {self.task!r} never ran: {self.error}"
 
 
 class JobMissingError(JobError):

@@ -28,8 +28,21 @@ from knapsaq.codec import copied, to_json_types, utf8
 from knapsaq.context import Context
 from knapsaq.deadline import Deadline
 from knapsaq.errors import InvalidArgumentsError, TaskDefinitionError, TaskTimeoutError, UnknownTaskError
-from knapsaq.job import META_KEY, UNKNOWN_SINCE, Job, backed_off
-from knapsaq.outcomes import Aborted, Dead, Discard, Failed, Outcome, Released, Retried, Retry, Succeeded
+from knapsaq.job import UNKNOWN_SINCE, Job, backed_off
+from knapsaq.outcomes import (
+    Aborted,
+    Dead,
+    Discard,
+    Failed,
+    Outcome,
+    Released,
+    Retried,
+    Retry,
+    Snooze,
+    Snoozed,
+    Succeeded,
+    TaskSignal,
+)
 from knapsaq.providers import NOTHING, Injector, Plan
 from knapsaq.registry import Registry
 from knapsaq.settings import Settings
@@ -81,13 +94,14 @@ class Executor:
         elif job.function not in self._functions:
             return self._unknown(job)
         if job.meta:
-            _forget_unknown(job)
+            job.forget(UNKNOWN_SINCE)
         try:
-            return Succeeded(*_stored(job, await self._attempt(task, job, ctx)))
-        except Retry as signal:
-            return self._retried(task, job, signal)
-        except Discard as signal:
-            return Aborted(_storable(f"discarded: {signal.reason}"))
+            result = await self._attempt(task, job, ctx)
+            if not isinstance(result, TaskSignal):
+                return Succeeded(*_stored(job, result))
+            return self._chosen(task, job, result)
+        except TaskSignal as signal:
+            return self._chosen(task, job, signal)
         except (asyncio.CancelledError, KeyboardInterrupt):
             raise
         except BaseException as error:  # noqa: BLE001 - whatever a task raises is its own outcome
@@ -96,14 +110,14 @@ class Executor:
 
     def _unknown(self, job: Job[Any]) -> Outcome:
         """Put back a job whose task nobody here knows, as another worker may, or this one's next release."""
-        now, extras = now_ms(), dict(job.extras)
-        since = extras.setdefault(UNKNOWN_SINCE, now)
+        now = now_ms()
+        since = job.extras.get(UNKNOWN_SINCE, now)
         waited = (now - since) / 1000
         reason = str(UnknownTaskError(job.function, self._registry.names()))
         left = self._settings.unknown_task_limit - waited
         if left <= 0:
             return Dead(reason)
-        job.meta = {**job.meta, META_KEY: extras}
+        job.note(**{UNKNOWN_SINCE: since})
         after = min(max(FIRST_UNKNOWN_DELAY, waited), LONGEST_UNKNOWN_DELAY, left)
         events.task_unknown(job, after)
         return Released(reason, after)
@@ -141,10 +155,12 @@ class Executor:
                 args = (ctx, *args)
             if task.is_async:
                 return await task.function(*args, **kwargs)
-            return await self._in_thread(job, functools.partial(task.function, *args, **kwargs))
+            function = functools.partial(task.function, *args, **kwargs)
+            return await self._in_thread(job, function, hears=task.takes_context)
         except asyncio.CancelledError as error:
             over = deadline is not None and deadline.close()
             if over:
+                job.interrupted = True
                 raise TaskTimeoutError(job.function, float(job.timeout)) from error
             raise
         finally:
@@ -159,12 +175,14 @@ class Executor:
             return await function(ctx, **kwargs)
         return await self._in_thread(job, functools.partial(function, ctx, **kwargs))
 
-    async def _in_thread(self, job: Job[Any], function: Callable[[], Any]) -> Any:
+    async def _in_thread(self, job: Job[Any], function: Callable[[], Any], *, hears: bool = False) -> Any:
         call = _ThreadCall(function, self._threads)
         await self._free_thread(job, call)
+        job.listener = call if hears else None
         try:
             result = await anyio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=self._unlimited)
         finally:
+            job.listener = None
             if call.leave():
                 events.thread_abandoned(job)
         return await result if inspect.isawaitable(result) else result
@@ -180,6 +198,16 @@ class Executor:
         await self._threads.acquire_on_behalf_of(call)
         if deadline is not None:
             deadline.go_on(left)
+
+    def _chosen(self, task: Task[..., Any, Any] | None, job: Job[Any], signal: TaskSignal) -> Outcome:
+        """Return the outcome that the task itself has chosen."""
+        if isinstance(signal, Retry):
+            return self._retried(task, job, signal)
+        if isinstance(signal, Snooze):
+            return Snoozed(str(signal), signal.after)
+        if isinstance(signal, Discard):
+            return Aborted(_storable(f"discarded: {signal.reason}"))
+        return self._failed(task, job, signal)
 
     def _retried(self, task: Task[..., Any, Any] | None, job: Job[Any], signal: Retry) -> Outcome:
         said = task is None or task.options.retries is not None or job.retries != 1 or "retries" in job.extras
@@ -225,19 +253,15 @@ class _ThreadCall:
             with suppress(RuntimeError):  # the loop is closed, and the tokens are gone with it
                 self._loop.call_soon_threadsafe(self._tokens.release_on_behalf_of, self)
 
+    def interrupt(self) -> None:
+        """Do nothing: the job has the flag for which ``ctx.is_aborted()`` looks, and the thread sees it."""
+
     def leave(self) -> bool:
         """Say on the loop that nobody waits any more; returns whether the thread runs on."""
         if self._taken.acquire(blocking=False):
             self._tokens.release_on_behalf_of(self)
             return False
         return not self._ended
-
-
-def _forget_unknown(job: Job[Any]) -> None:
-    """Forget that a worker did not know the task, now that one does."""
-    extras = job.extras
-    if UNKNOWN_SINCE in extras:
-        job.meta = {**job.meta, META_KEY: {name: extras[name] for name in extras if name != UNKNOWN_SINCE}}
 
 
 def _stored(job: Job[Any], result: Any) -> tuple[Any, str | None]:

@@ -35,6 +35,8 @@ class TaskOptions:
         retry_on: Only these exceptions are retried.
         give_up_on: These exceptions are never retried.
         ttl: Seconds that a finished job and its result are kept; 0 for ever, -1 not at all.
+        expires: Seconds from the moment at which a job may run, or an aware ``datetime``; one that no worker has
+            started by then ends as expired and never runs.
         run: ``"async"`` on the event loop, ``"thread"`` in a thread; by the kind of function unless given.
         dependencies: Providers for this task alone, by parameter name; they win over the registry's.
     """
@@ -49,6 +51,7 @@ class TaskOptions:
     retry_on: tuple[type[BaseException], ...] = (Exception,)
     give_up_on: tuple[type[BaseException], ...] = ()
     ttl: int | None = None
+    expires: float | datetime | None = None
     run: Literal["async", "thread"] | None = None
     dependencies: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
@@ -78,6 +81,8 @@ class CallOptions:
         timeout: Hard limit of one attempt in seconds; 0 is no limit.
         retries: Further attempts after the first; with 0 it is not run again either where it raises ``Retry``.
         ttl: Seconds that the finished job is kept.
+        expires: Seconds from the moment at which it may run, or an aware ``datetime``; if no worker has started it
+            by then, it ends as expired and never runs.
         headers: Text by name that travels with the job and is read as ``ctx.headers``.
     """
 
@@ -88,17 +93,20 @@ class CallOptions:
     timeout: float | None = None
     retries: int | None = None
     ttl: int | None = None
+    expires: float | datetime | None = None
     headers: Mapping[str, str] | None = None
 
     def merged(self, place: str, given: Mapping[str, Any]) -> CallOptions:
         """Return these options with ``given`` on top.
 
         Raises:
-            OptionError: One is unknown, out of range, or both ``delay`` and ``eta`` are given.
+            OptionError: One is unknown or out of range, both ``delay`` and ``eta`` are given, or it expires before.
         """
         merged = replace(self, **check(place, given, CALL_CHECKS))
         if merged.delay is not None and merged.eta is not None:
             raise OptionError(place, "eta", given.get("eta", merged.eta), "either delay or eta, not both")
+        if isinstance(merged.expires, datetime) and merged.eta and merged.eta >= merged.expires.timestamp():
+            raise OptionError(place, "expires", merged.expires, "a moment after eta, as it would never run")
         return merged
 
 
@@ -115,6 +123,7 @@ class TaskKeywords(TypedDict, total=False):
     retry_on: type[BaseException] | tuple[type[BaseException], ...] | None
     give_up_on: type[BaseException] | tuple[type[BaseException], ...] | None
     ttl: int | None
+    expires: Duration | datetime | None
     run: Literal["async", "thread"] | None
     dependencies: Mapping[str, Any] | None
 
@@ -129,6 +138,7 @@ class CallKeywords(TypedDict, total=False):
     timeout: Duration | None
     retries: int | None
     ttl: int | None
+    expires: Duration | datetime | None
     headers: Mapping[str, str] | None
 
 
@@ -233,6 +243,15 @@ def _moment(value: Any) -> float:
     raise TypeError(value)
 
 
+def _expires(value: Any) -> float | datetime:
+    if isinstance(value, datetime):
+        epoch_seconds(value)
+        return value
+    if length := duration(value):
+        return length
+    raise ValueError(value)
+
+
 def _headers(value: Any) -> Mapping[str, str]:
     headers = _mapping(value)
     if all(isinstance(key, str) and isinstance(text, str) for key, text in headers.items()):
@@ -243,6 +262,7 @@ def _headers(value: Any) -> Mapping[str, str]:
 SECONDS = "seconds from 0 to ten years, or a timedelta"
 RETRIES = f"a whole number from 0 to {MAX_RETRIES:,}"
 TTL = "whole seconds, 0 for ever, or -1 not at all"
+EXPIRES = "seconds above 0 up to ten years, a timedelta, or an aware datetime"
 NAME = "1 to 200 letters, digits or _ . : - / { }"
 
 CHECKS: dict[str, tuple[str, Check]] = {
@@ -256,6 +276,7 @@ CHECKS: dict[str, tuple[str, Check]] = {
     "retry_on": ("an exception class or a tuple of them", _exceptions),
     "give_up_on": ("an exception class or a tuple of them", _exceptions),
     "ttl": (TTL, whole(-1, int(MAX_SECONDS))),
+    "expires": (EXPIRES, _expires),
     "run": ("'async' or 'thread'", _run),
     "dependencies": ("providers by parameter name", _providers),
 }
@@ -268,5 +289,6 @@ CALL_CHECKS: dict[str, tuple[str, Check]] = {
     "timeout": (SECONDS, duration),
     "retries": (RETRIES, whole(0, MAX_RETRIES)),
     "ttl": (TTL, whole(-1, int(MAX_SECONDS))),
+    "expires": (EXPIRES, _expires),
     "headers": ("text by name", _headers),
 }

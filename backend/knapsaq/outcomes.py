@@ -7,14 +7,19 @@ chooses its outcome by returning, by raising, or with one of the signals below.
 
 from __future__ import annotations
 
+import types
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from datetime import timedelta
+from typing import Any, TypeAlias, Union, get_args, get_origin
 
+from knapsaq.errors import OptionError
 from knapsaq.timing import Duration, seconds
+
+LONGEST_SNOOZE = 10 * 365 * 86_400.0  # seconds
 
 
 class TaskSignal(Exception):  # noqa: N818 - a signal to the executor, not an error
-    """What a task raises to choose its own outcome."""
+    """What a task raises, or returns, to choose its own outcome."""
 
 
 class Retry(TaskSignal):
@@ -34,6 +39,28 @@ class Retry(TaskSignal):
 
     def __str__(self) -> str:
         return "the task asked for another attempt"
+
+
+class Snooze(TaskSignal):
+    """Raise or return it to put the job back for a while; it spends no attempt, however often it happens.
+
+    Args:
+        after: Seconds, above 0 and up to ten years, or a ``timedelta``, until the job is run again; exact.
+
+    Raises:
+        OptionError: ``after`` is none of these.
+    """
+
+    def __init__(self, after: Duration) -> None:
+        super().__init__(after)
+        given: Any = after
+        is_length = isinstance(given, (int, float, timedelta)) and not isinstance(given, bool)
+        self.after = seconds(after) if is_length else 0.0
+        if not 0 < self.after <= LONGEST_SNOOZE:
+            raise OptionError("Snooze()", "after", after, "seconds above 0 up to ten years, or a timedelta")
+
+    def __str__(self) -> str:
+        return f"the task put itself off for {self.after:g} s"
 
 
 class Discard(TaskSignal):
@@ -91,4 +118,21 @@ class Released:
     after: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Snoozed(Released):
+    """The task put itself off. The attempt ended well, so earlier deaths of workers are not held against the job."""
+
+
 Outcome: TypeAlias = Succeeded | Failed | Retried | Aborted | Released
+
+
+def without_signals(annotation: Any) -> Any:
+    """Return a function's return annotation as callers see it: of ``str | Snooze`` remains ``str``."""
+    if get_origin(annotation) not in (Union, types.UnionType):
+        return None if _is_signal(annotation) else annotation
+    kept = [kind for kind in get_args(annotation) if not _is_signal(kind)]
+    return Union[tuple(kept)] if kept else None  # noqa: UP007 - built at run time
+
+
+def _is_signal(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, TaskSignal)

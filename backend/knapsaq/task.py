@@ -165,7 +165,7 @@ class Task(Generic[P, R, C]):
         return await self._send_many(NO_OPTIONS, calls)
 
     def using(self, **options: Unpack[CallKeywords]) -> BoundTask[P, R]:
-        """Return this task with other options for one call: ``queue, key, delay, eta, timeout, retries, ttl, headers``.
+        """Return this task with other options for one call, those of ``CallOptions``.
 
         Raises:
             OptionError: An option is unknown or out of range.
@@ -179,6 +179,7 @@ class Task(Generic[P, R, C]):
         *,
         countdown: Duration | None = None,
         eta: datetime | None = None,
+        expires: Duration | datetime | None = None,
         queue: str | None = None,
         time_limit: Duration | None = None,
         headers: Mapping[str, str] | None = None,
@@ -190,6 +191,8 @@ class Task(Generic[P, R, C]):
             kwargs: The arguments by name.
             countdown: Seconds or a ``timedelta`` from now before which it does not run.
             eta: The aware moment before which it does not run.
+            expires: Seconds or a ``timedelta`` from the moment at which it may run, or an aware moment; one that no
+                worker has started by then never runs.
             queue: Another queue.
             time_limit: Hard limit of one attempt.
             headers: Text by name that travels with the job.
@@ -199,7 +202,14 @@ class Task(Generic[P, R, C]):
         """
         options = NO_OPTIONS.merged(
             f".apply_async() of task {self.name!r}",
-            {"delay": countdown, "eta": eta, "queue": queue, "timeout": time_limit, "headers": headers},
+            {
+                "delay": countdown,
+                "eta": eta,
+                "expires": expires,
+                "queue": queue,
+                "timeout": time_limit,
+                "headers": headers,
+            },
         )
         return await self._send(options, tuple(args), dict(kwargs or {}))
 
@@ -222,7 +232,8 @@ class Task(Generic[P, R, C]):
         fields: dict[str, Any] = {"timeout": own.timeout, "ttl": own.ttl}
         if own.retries:  # else the worker takes them from the task, should it raise Retry
             fields |= {"retries": 1 + own.retries, "retry_delay": own.retry_delay, "retry_backoff": own.retry_backoff}
-        return vars(Job(function=self.name, **fields))
+        pattern = vars(Job(function=self.name, **fields))
+        return pattern if own.expires is None else {**pattern, "expires": own.expires}
 
     def _send(self, options: CallOptions, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Awaitable[Job[R]]:
         job = self.build_job(options, args, kwargs)
@@ -306,6 +317,8 @@ def _apply(options: CallOptions, job: Job[Any], own: TaskOptions) -> None:
         fields["timeout"] = options.timeout
     if options.ttl is not None:
         fields["ttl"] = options.ttl
+    if options.expires is not None:
+        fields["expires"] = options.expires
     fields["scheduled"] = _due(options)  # SAQ stores whole seconds, we to the millisecond
     job.delay = options.delay or 0.0
     if extras:

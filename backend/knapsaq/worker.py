@@ -32,11 +32,11 @@ from knapsaq.context import Context
 from knapsaq.exchange import Exchange
 from knapsaq.executor import Executor
 from knapsaq.liveness import LeaseKeeper
-from knapsaq.outcomes import Aborted, Dead, Failed, Outcome, Released, Retried, Succeeded
+from knapsaq.outcomes import Aborted, Dead, Failed, Outcome, Released, Retried
 from knapsaq.providers import Injector
 from knapsaq.queue import Queue
 from knapsaq.registry import Registry, refuse_duplicates
-from knapsaq.running import Running
+from knapsaq.running import Running, tell
 from knapsaq.settings import Settings
 from knapsaq.timing import now_ms
 from knapsaq.upkeep import CronJobs, Rescuer, Scheduler, repeat
@@ -203,8 +203,9 @@ class Worker(SaqWorker[Any]):
             for claim in step.claims:
                 self._begin(claim)
             self._exchange.post(*step.unreadable)
-            for job_id, reason in step.aborts.items():
-                self._abort_running(job_id, reason)
+            for job_id, abort in step.aborts.items():
+                if running := self._running.get(job_id):
+                    running.interrupt(Aborted(abort.reason), gently=not abort.terminate)
             # Jobs that do not wait for anything end in this turn, and need no stamp.
             await asyncio.sleep(0)
             if not self._exchange.pending and not any(self._goes_on(one) for one in self._begun):
@@ -239,6 +240,10 @@ class Worker(SaqWorker[Any]):
             self._exchange.post(self.queue.settlement(claim, dead))
             events.job_died(job)
             return
+        if job.meta and (reason := job.expired(self.queue.now_ms())):
+            self._exchange.post(self.queue.settlement(claim, Aborted(reason)))
+            events.job_ended(job, job.status.value)
+            return
         if job.status is not Status.ACTIVE:  # else its worker died, which spends no attempt
             job.attempts += 1
         if self.event.is_set():
@@ -258,19 +263,12 @@ class Worker(SaqWorker[Any]):
         job = running.claim.job
         running.begun = True
         ctx = Context(self.context, job=job, queue=self.queue)
-        outcome = running.ends_as or await self._attempt(running, ctx)
-        if running.ends_as is not None and not isinstance(outcome, Succeeded):
-            outcome = running.ends_as  # the task turned its cancellation into an error of its own
+        outcome = running.settled(running.ends_as or await self._attempt(running, ctx))
         self.tasks.discard(running.task)
         if not self._goes_on(running):
             return  # it was given up while it did not end
         self._end(running, outcome)
-        if isinstance(outcome, Retried):
-            events.job_retried(job, outcome.after)
-        elif isinstance(outcome, Dead):
-            events.job_died(job)
-        else:
-            events.job_ended(job, job.status.value)
+        tell(job, outcome)
         if self.after_process:
             self._hooks.add(running.task)
             running.task.add_done_callback(self._hooks.discard)
@@ -290,15 +288,10 @@ class Worker(SaqWorker[Any]):
             reason, job = f"a before_process function raised {error!r}", running.claim.job
             return Retried(reason, job.next_retry_delay()) if job.retryable else Failed(reason)
 
-    def _abort_running(self, job_id: str, reason: str) -> None:
-        running = self._running.get(job_id)
-        if running is not None:
-            running.interrupt(Aborted(reason))
-
     def _release_running(self) -> None:
         """Interrupt the running jobs; each is put back without spending an attempt."""
         for running in self._running.values():
-            running.interrupt(Released("the worker stopped"))
+            running.interrupt(Released("the worker stopped"), gently=True)
 
     def _give_up_running(self) -> None:
         """Put back the jobs that do not end although they were cancelled."""

@@ -5,8 +5,8 @@
 -- deaths; and the claimed jobs that somebody wants aborted as id, reason.
 -- A claim, worker and token, is the job's entry in the one hash of all claims; a settlement counts only while its
 -- token is there; its head is verb, number, status and token with spaces between. A worker without a lease gets one before it claims, so that somebody watches every claim's owner.
--- Verbs: stamp, finish and bury (number is the ttl), retry and release (number is the delay in seconds; a released job
--- without one goes to the front). A buried job is finished, and its record as it was goes to the dead letters. Of the
+-- Verbs: stamp, finish and bury (number is the ttl), retry, release and snooze (number is the delay in seconds; a
+-- released job without one goes to the front, and a snoozed one leaves its crashes behind). A buried job is finished, and its record as it was goes to the dead letters. Of the
 -- jobs with as many crashes as last_chance says a worker gets one at a time: the next crash tells for sure which job
 -- it was. The others wait a moment.
 local queued, active, incomplete, leases, claims, aborts, crashes, dead, records, reasons = unpack(KEYS, 1, 10)
@@ -109,11 +109,13 @@ if count > 0 then
           keep(job, payload, number)
         else
           call('SET', job, payload)
-          if number > 0 then
+          if verb == 'snooze' and some_crashed then call('HDEL', crashes, job) end
+          -- One that is to be aborted waits for nothing: whoever claims it next hears of that.
+          if number > 0 and not (some_aborts and call('HEXISTS', aborts, job) == 1) then
             call('ZADD', incomplete, string.format('%.3f', now / 1000 + number), job)
           else
             call('ZADD', incomplete, 0, job)
-            if verb == 'release' then
+            if verb ~= 'retry' then
               released[#released + 1] = job
             else
               call('RPUSH', queued, job)
