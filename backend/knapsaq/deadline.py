@@ -1,4 +1,4 @@
-"""Deadline: the moment at which an attempt of a job is cancelled.
+"""Deadline: the moments at which an attempt of a job is reminded of its time, and cancelled.
 
 It does what ``asyncio.timeout`` does, but sets no timer for what ends within one turn of the loop, as most small jobs
 do, and can be moved while the attempt waits for something that does not count.
@@ -7,40 +7,54 @@ do, and can be moved while the attempt waits for something that does not count.
 from __future__ import annotations
 
 import asyncio
+import math
+from collections.abc import Awaitable, Callable, Generator
+from typing import Any
 
 
 class Deadline:
     """Cancels the current task once its time is over; made where the task runs.
 
     Args:
-        seconds: From now on, above 0.
+        seconds: From now on, above 0; infinite where only the reminder is wanted.
+        soft: Seconds from now on after which ``on_soft`` is called, below ``seconds``.
 
     Attributes:
         when: The moment, in the loop's time; None while it is put off.
+        on_soft: Called once at the soft limit, if there is one; None where nobody can be reminded.
     """
 
-    __slots__ = ("_asked", "_loop", "_task", "_timer", "expired", "when")
+    __slots__ = ("_asked", "_kept", "_loop", "_soft_at", "_task", "_timer", "expired", "on_soft", "when")
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, soft: float | None = None) -> None:
         task = asyncio.current_task()
         assert task is not None, "a deadline needs a task"  # noqa: S101 - it is made in coroutines alone
         self._task = task
         self._asked = task.cancelling()
         self._loop = task.get_loop()
         self.expired = False
-        self.when: float | None = self._loop.time() + seconds
+        now = self._loop.time()
+        self.when: float | None = now + seconds
+        self._soft_at = None if soft is None else now + soft
+        self.on_soft: Callable[[], None] | None = None
+        self._kept = (now, now)
         self._timer: asyncio.Handle = self._loop.call_soon(self._arm)
 
-    def put_off(self) -> float:
-        """Stop the clock and return the seconds that are left."""
+    def put_off(self) -> None:
+        """Stop the clock; nothing happens while it stands."""
         self._timer.cancel()
-        left = max(0.0, (self.when or 0.0) - self._loop.time())
-        self.when = None
-        return left
+        if self.when is not None:
+            self._kept, self.when = (self._loop.time(), self.when), None
 
-    def go_on(self, left: float) -> None:
-        """Start the clock again with so many seconds."""
-        self.when = self._loop.time() + left
+    def go_on(self) -> None:
+        """Start the clock again, with the time that was left."""
+        if self.when is not None:
+            return
+        stopped, when = self._kept
+        passed = self._loop.time() - stopped
+        self.when = when + passed
+        if self._soft_at is not None:
+            self._soft_at += passed
         self._arm()
 
     def close(self) -> bool:
@@ -50,9 +64,68 @@ class Deadline:
         return expired and self._task.uncancel() <= self._asked
 
     def _arm(self) -> None:
-        if self.when is not None:
+        if self.when is None:
+            return
+        if self._soft_at is not None:
+            self._timer = self._loop.call_at(self._soft_at, self._remind)
+        elif not math.isinf(self.when):
             self._timer = self._loop.call_at(self.when, self._expire)
+
+    def _remind(self) -> None:
+        self._soft_at = None
+        self._arm()
+        if self.on_soft is not None:
+            self.on_soft()
 
     def _expire(self) -> None:
         self.expired = True
         self._task.cancel()
+
+
+class Steered:
+    """Awaits something for the current task, and can raise an error in it at its innermost ``await``.
+
+    The task is cancelled for that, so that what it waits for is given up as ever; on its way in, the cancellation is
+    exchanged for the error. Somebody else's cancellation of the same moment goes first.
+
+    Args:
+        awaitable: What to await.
+        error: What ``interrupt`` raises; a ``CancelledError`` too, as what cleans up after that is right for it.
+    """
+
+    def __init__(self, awaitable: Awaitable[Any], error: asyncio.CancelledError) -> None:
+        task = asyncio.current_task()
+        assert task is not None, "there is nothing to steer"  # noqa: S101 - it is made in coroutines alone
+        self._task, self._inner, self._error = task, awaitable.__await__(), error
+        self._asked: int | None = None
+
+    def interrupt(self) -> None:
+        """Raise the error."""
+        self._asked = self._task.cancelling()
+        self._task.cancel()
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        step: Callable[[], Any] = self._inner.__next__
+        while True:
+            try:
+                awaited = step()
+            except StopIteration as end:
+                return end.value
+            try:
+                yield awaited
+            except GeneratorExit:
+                self._inner.close()
+                raise
+            except BaseException as thrown:  # noqa: BLE001 - whatever it is, it is the function's
+                step = self._throwing(self._exchanged(thrown))
+            else:
+                step = self._inner.__next__
+
+    def _exchanged(self, thrown: BaseException) -> BaseException:
+        if self._asked is None or not isinstance(thrown, asyncio.CancelledError):
+            return thrown
+        asked, self._asked = self._asked, None
+        return self._error if self._task.uncancel() <= asked else thrown
+
+    def _throwing(self, error: BaseException) -> Callable[[], Any]:
+        return lambda: self._inner.throw(error)

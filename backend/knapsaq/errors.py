@@ -18,6 +18,7 @@
     ├── BrokerError                 Redis cannot be reached, started or used
     ├── WorkerError                 a worker cannot start or be controlled
     ├── TaskTimeoutError            an attempt ran over its limit; raised inside the worker
+    ├── SoftTimeLimitExceeded       it is about to; raised inside the task
     └── JobError                    what waiting for a job can end with
         ├── JobFailedError
         ├── JobRevokedError
@@ -32,6 +33,7 @@ Each error carries its facts as attributes, takes them as positional arguments
 from __future__ import annotations
 
 import difflib
+from asyncio import CancelledError
 from collections.abc import Iterable
 
 LISTED_NAMES = 10
@@ -226,6 +228,20 @@ class TaskTimeoutError(KnapsaqError, TimeoutError):
 
     def __str__(self) -> str:
         return f"task {self.task!r} ran over its limit of {self.seconds:g} s and was cancelled"
+
+
+class SoftTimeLimitExceeded(KnapsaqError, CancelledError):  # noqa: N818 - Celery's name
+    """An attempt has reached its ``soft_timeout``; raised in the task, which may clean up and go on to its hard limit.
+
+    It is a ``CancelledError`` besides, so that task groups and whatever else cleans up after one does so.
+    """
+
+    def __init__(self, task: str, seconds: float) -> None:
+        super().__init__(task, seconds)
+        self.task, self.seconds = task, seconds
+
+    def __str__(self) -> str:
+        return f"task {self.task!r} has reached its soft limit of {self.seconds:g} s"
 
 
 class JobError(KnapsaqError):

@@ -14,20 +14,21 @@ import asyncio
 import functools
 import inspect
 import math
-import threading
-import traceback
 from collections.abc import Callable, Mapping
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from typing import Any
 
-import anyio
-import anyio.to_thread
-
 from knapsaq import events
-from knapsaq.codec import copied, to_json_types, utf8
+from knapsaq.codec import copied
 from knapsaq.context import Context
-from knapsaq.deadline import Deadline
-from knapsaq.errors import InvalidArgumentsError, TaskDefinitionError, TaskTimeoutError, UnknownTaskError
+from knapsaq.deadline import Deadline, Steered
+from knapsaq.errors import (
+    InvalidArgumentsError,
+    SoftTimeLimitExceeded,
+    TaskDefinitionError,
+    TaskTimeoutError,
+    UnknownTaskError,
+)
 from knapsaq.job import UNKNOWN_SINCE, Job, backed_off
 from knapsaq.outcomes import (
     Aborted,
@@ -40,16 +41,18 @@ from knapsaq.outcomes import (
     Retry,
     Snooze,
     Snoozed,
-    Succeeded,
     TaskSignal,
+    error_text,
+    storable,
+    succeeded,
 )
 from knapsaq.providers import NOTHING, Injector, Plan
 from knapsaq.registry import Registry
 from knapsaq.settings import Settings
 from knapsaq.task import Task
+from knapsaq.threads import Threads
 from knapsaq.timing import now_ms
 
-MAX_ERROR_CHARACTERS = 16_384
 NEVER_RETRIED = (InvalidArgumentsError, TaskDefinitionError)
 # Seconds for which a job of an unknown task is put back; short, as other workers that do not know it claim it too.
 FIRST_UNKNOWN_DELAY, LONGEST_UNKNOWN_DELAY = 1.0, 5.0
@@ -79,8 +82,7 @@ class Executor:
         self._injector = injector
         self._settings = settings
         self._functions = functions
-        self._threads = anyio.CapacityLimiter(threads)
-        self._unlimited = anyio.CapacityLimiter(math.inf)
+        self._threads = Threads(threads)
 
     async def run(self, job: Job[Any], ctx: Context) -> Outcome:
         """Run one attempt.
@@ -98,10 +100,13 @@ class Executor:
         try:
             result = await self._attempt(task, job, ctx)
             if not isinstance(result, TaskSignal):
-                return Succeeded(*_stored(job, result))
+                return succeeded(job.function, result)
             return self._chosen(task, job, result)
         except TaskSignal as signal:
             return self._chosen(task, job, signal)
+        except SoftTimeLimitExceeded as error:  # it is a CancelledError too
+            ctx["exception"] = error
+            return self._failed(task, job, error)
         except (asyncio.CancelledError, KeyboardInterrupt):
             raise
         except BaseException as error:  # noqa: BLE001 - whatever a task raises is its own outcome
@@ -144,7 +149,8 @@ class Executor:
         plan: Plan,
         stack: AsyncExitStack | None = None,
     ) -> Any:
-        deadline = job.deadline = Deadline(job.timeout) if job.timeout else None
+        soft = None if task is None else task.options.soft_timeout
+        deadline = job.deadline = _deadline(job, soft) if soft or job.timeout else None
         over = False
         try:
             if task is None:
@@ -153,10 +159,9 @@ class Executor:
             args, kwargs = task.signature.unbind(job.kwargs or {}, provided)
             if task.takes_context:
                 args = (ctx, *args)
-            if task.is_async:
+            if task.is_async and not soft:
                 return await task.function(*args, **kwargs)
-            function = functools.partial(task.function, *args, **kwargs)
-            return await self._in_thread(job, function, hears=task.takes_context)
+            return await self._call(task, job, functools.partial(task.function, *args, **kwargs))
         except asyncio.CancelledError as error:
             over = deadline is not None and deadline.close()
             if over:
@@ -168,36 +173,24 @@ class Executor:
             if deadline is not None and not over:
                 deadline.close()
 
+    async def _call(self, task: Task[..., Any, Any], job: Job[Any], function: Callable[[], Any]) -> Any:
+        """Call a task's function where it runs, with what reminds it of its soft limit."""
+        soft = task.options.soft_timeout
+        if not task.is_async:
+            result = await self._threads.run(job, function, hears=task.takes_context, soft=soft)
+            return await result if inspect.isawaitable(result) else result
+        steered = Steered(function(), SoftTimeLimitExceeded(task.name, soft or 0.0))
+        if job.deadline is not None:
+            job.deadline.on_soft = steered.interrupt
+        return await steered
+
     async def _call_plain(self, job: Job[Any], ctx: Context) -> Any:
         function = self._functions[job.function]
         kwargs = copied(job.kwargs or {})
         if inspect.iscoroutinefunction(function):
             return await function(ctx, **kwargs)
-        return await self._in_thread(job, functools.partial(function, ctx, **kwargs))
-
-    async def _in_thread(self, job: Job[Any], function: Callable[[], Any], *, hears: bool = False) -> Any:
-        call = _ThreadCall(function, self._threads)
-        await self._free_thread(job, call)
-        job.listener = call if hears else None
-        try:
-            result = await anyio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=self._unlimited)
-        finally:
-            job.listener = None
-            if call.leave():
-                events.thread_abandoned(job)
+        result = await self._threads.run(job, functools.partial(function, ctx, **kwargs))
         return await result if inspect.isawaitable(result) else result
-
-    async def _free_thread(self, job: Job[Any], call: _ThreadCall) -> None:
-        """Wait until there is a thread; that does not count towards the job's time limit."""
-        with suppress(anyio.WouldBlock):
-            self._threads.acquire_on_behalf_of_nowait(call)
-            return
-        events.thread_awaited(job, int(self._threads.total_tokens))
-        deadline = job.deadline
-        left = deadline.put_off() if deadline is not None else 0.0
-        await self._threads.acquire_on_behalf_of(call)
-        if deadline is not None:
-            deadline.go_on(left)
 
     def _chosen(self, task: Task[..., Any, Any] | None, job: Job[Any], signal: TaskSignal) -> Outcome:
         """Return the outcome that the task itself has chosen."""
@@ -206,19 +199,19 @@ class Executor:
         if isinstance(signal, Snooze):
             return Snoozed(str(signal), signal.after)
         if isinstance(signal, Discard):
-            return Aborted(_storable(f"discarded: {signal.reason}"))
+            return Aborted(storable(f"discarded: {signal.reason}"))
         return self._failed(task, job, signal)
 
     def _retried(self, task: Task[..., Any, Any] | None, job: Job[Any], signal: Retry) -> Outcome:
         said = task is None or task.options.retries is not None or job.retries != 1 or "retries" in job.extras
         attempts = job.retries if said else self._settings.task_max_retries + 1
-        error = _text(signal.__cause__ or signal.__context__ or signal)
+        error = error_text(signal.__cause__ or signal.__context__ or signal)
         if job.attempts >= attempts:
             return Failed(error)
         return Retried(error, _delay(task, job) if signal.after is None else signal.after)
 
     def _failed(self, task: Task[..., Any, Any] | None, job: Job[Any], error: BaseException) -> Outcome:
-        text = _text(error)
+        text = error_text(error)
         if job.attempts >= job.retries or isinstance(error, NEVER_RETRIED):
             return Failed(text)
         if task is not None:
@@ -228,48 +221,10 @@ class Executor:
         return Retried(text, _delay(task, job))
 
 
-class _ThreadCall:
-    """A function on its way through a thread, and the holder of a token until that thread has really ended.
-
-    Args:
-        function: What the thread runs.
-        tokens: Where the token came from; made on the loop that runs.
-    """
-
-    def __init__(self, function: Callable[[], Any], tokens: anyio.CapacityLimiter) -> None:
-        self._function, self._tokens = function, tokens
-        self._loop = asyncio.get_running_loop()
-        self._taken = threading.Lock()  # by the thread that runs it, or by the loop that has left before
-        self._ended = False
-
-    def __call__(self) -> Any:
-        """Run the function, in the thread; nothing happens if nobody waits for it any more."""
-        if not self._taken.acquire(blocking=False):
-            return None
-        try:
-            return self._function()
-        finally:
-            self._ended = True
-            with suppress(RuntimeError):  # the loop is closed, and the tokens are gone with it
-                self._loop.call_soon_threadsafe(self._tokens.release_on_behalf_of, self)
-
-    def interrupt(self) -> None:
-        """Do nothing: the job has the flag for which ``ctx.is_aborted()`` looks, and the thread sees it."""
-
-    def leave(self) -> bool:
-        """Say on the loop that nobody waits any more; returns whether the thread runs on."""
-        if self._taken.acquire(blocking=False):
-            self._tokens.release_on_behalf_of(self)
-            return False
-        return not self._ended
-
-
-def _stored(job: Job[Any], result: Any) -> tuple[Any, str | None]:
-    """Return the result for JSON, or None and why it cannot be stored; the work is done in both cases."""
-    try:
-        return to_json_types(result), None
-    except (TypeError, ValueError, RecursionError) as error:
-        return None, f"the result of task {job.function!r} cannot be stored: {error}; return what JSON can carry"
+def _deadline(job: Job[Any], soft: float | None) -> Deadline:
+    """Return the deadline of an attempt that begins now; a soft limit that the hard one comes before never passes."""
+    hard = float(job.timeout or math.inf)
+    return Deadline(hard, soft if soft and soft < hard else None)
 
 
 def _delay(task: Task[..., Any, Any] | None, job: Job[Any]) -> float:
@@ -277,17 +232,3 @@ def _delay(task: Task[..., Any, Any] | None, job: Job[Any]) -> float:
         return job.next_retry_delay()
     source = job if job.retries > 1 else task.options
     return backed_off(source.retry_delay, source.retry_backoff, job.attempts, jitter=task.options.retry_jitter)
-
-
-def _text(error: BaseException) -> str:
-    """Return a traceback, which has the cause at its end."""
-    return _storable("".join(traceback.format_exception(error)))
-
-
-def _storable(text: str) -> str:
-    """Return text that UTF-8 can carry, of a long one its beginning and its end."""
-    text = utf8(text)
-    if len(text) <= MAX_ERROR_CHARACTERS:
-        return text
-    half = MAX_ERROR_CHARACTERS // 2
-    return f"{text[:half]}\n... {len(text) - 2 * half:,} characters left out ...\n{text[-half:]}"

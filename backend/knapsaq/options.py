@@ -27,6 +27,8 @@ class TaskOptions:
         name: The task's name in the registry and on the wire; the function's name by default.
         queue: The queue that its jobs go to.
         timeout: Hard limit of one attempt in seconds; 0 is no limit.
+        soft_timeout: Seconds, above 0 and below ``timeout``, after which ``SoftTimeLimitExceeded`` is raised in the
+            task, so that it can clean up.
         retries: Further attempts after the first, 0 to 10,000. Without it a task is not run again when it raises,
             but may itself ask for ``Settings.task_max_retries`` further attempts with ``Retry``.
         retry_delay: Seconds before the first retry.
@@ -44,6 +46,7 @@ class TaskOptions:
     name: str | None = None
     queue: str = "default"
     timeout: float | None = None
+    soft_timeout: float | None = None
     retries: int | None = None
     retry_delay: float = 1.0
     retry_backoff: bool | float = True
@@ -66,7 +69,11 @@ class TaskOptions:
         Raises:
             OptionError: One is unknown or out of range; the error names the legal ones.
         """
-        return cls(**check(place, given, CHECKS))
+        options = cls(**check(place, given, CHECKS))
+        if options.soft_timeout and options.timeout and options.soft_timeout >= options.timeout:
+            expected = f"less than timeout, which is {options.timeout:g} s and ends the attempt"
+            raise OptionError(place, "soft_timeout", given["soft_timeout"], expected)
+        return options
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +123,7 @@ class TaskKeywords(TypedDict, total=False):
     name: str | None
     queue: str | None
     timeout: Duration | None
+    soft_timeout: Duration | None
     retries: int | None
     retry_delay: Duration | None
     retry_backoff: bool | Duration | None
@@ -243,13 +251,17 @@ def _moment(value: Any) -> float:
     raise TypeError(value)
 
 
-def _expires(value: Any) -> float | datetime:
-    if isinstance(value, datetime):
-        epoch_seconds(value)
-        return value
+def _some_time(value: Any) -> float:
     if length := duration(value):
         return length
     raise ValueError(value)
+
+
+def _expires(value: Any) -> float | datetime:
+    if not isinstance(value, datetime):
+        return _some_time(value)
+    epoch_seconds(value)
+    return value
 
 
 def _headers(value: Any) -> Mapping[str, str]:
@@ -269,6 +281,7 @@ CHECKS: dict[str, tuple[str, Check]] = {
     "name": (NAME, name),
     "queue": ("1 to 64 letters, digits or _ . - { }", queue_name),
     "timeout": (SECONDS, duration),
+    "soft_timeout": ("seconds above 0 up to ten years, or a timedelta", _some_time),
     "retries": (RETRIES, whole(0, MAX_RETRIES)),
     "retry_delay": (SECONDS, duration),
     "retry_backoff": ("True, False or the longest delay in seconds", _backoff),

@@ -7,14 +7,17 @@ chooses its outcome by returning, by raising, or with one of the signals below.
 
 from __future__ import annotations
 
+import traceback
 import types
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeAlias, Union, get_args, get_origin
 
+from knapsaq.codec import to_json_types, utf8
 from knapsaq.errors import OptionError
 from knapsaq.timing import Duration, seconds
 
+MAX_ERROR_CHARACTERS = 16_384
 LONGEST_SNOOZE = 10 * 365 * 86_400.0  # seconds
 
 
@@ -124,6 +127,28 @@ class Snoozed(Released):
 
 
 Outcome: TypeAlias = Succeeded | Failed | Retried | Aborted | Released
+
+
+def succeeded(task: str, result: Any) -> Succeeded:
+    """Return the outcome of a task that has returned; one whose result cannot be stored says why, the work is done."""
+    try:
+        return Succeeded(to_json_types(result))
+    except (TypeError, ValueError, RecursionError) as error:
+        return Succeeded(None, f"the result of task {task!r} cannot be stored: {error}; return what JSON can carry")
+
+
+def error_text(error: BaseException) -> str:
+    """Return a traceback, which has the cause at its end."""
+    return storable("".join(traceback.format_exception(error)))
+
+
+def storable(text: str) -> str:
+    """Return text that UTF-8 can carry, of a long one its beginning and its end."""
+    text = utf8(text)
+    if len(text) <= MAX_ERROR_CHARACTERS:
+        return text
+    half = MAX_ERROR_CHARACTERS // 2
+    return f"{text[:half]}\n... {len(text) - 2 * half:,} characters left out ...\n{text[-half:]}"
 
 
 def without_signals(annotation: Any) -> Any:

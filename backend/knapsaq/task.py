@@ -132,6 +132,21 @@ class Task(Generic[P, R, C]):
         """The names of the parameters that a caller may give."""
         return tuple(name for name in self.signature.parameters if name not in self.injected)
 
+    def verify(self, timeout: float) -> None:
+        """Refuse a task that could not run as it is defined.
+
+        Args:
+            timeout: The hard limit in seconds of tasks that name none; 0 is no limit.
+
+        Raises:
+            TaskDefinitionError: Naming what is wrong, and what to write instead.
+        """
+        self.signature.verify(self.injected)
+        soft = self.options.soft_timeout
+        if soft and self.options.timeout is None and 0 < timeout <= soft:
+            problem = f"soft_timeout={soft:g} is not below the limit of KNAPSAQ_TASK_TIMEOUT, {timeout:g} s"
+            raise TaskDefinitionError(self.name, f"{problem}, which ends the attempt; give it a longer timeout")
+
     async def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
         """Queue one job of this task.
 

@@ -59,7 +59,7 @@ class Worker(SaqWorker[Any]):
 
     Raises:
         MissingProviderError: A task of the queue asks for something that nobody provides.
-        TaskDefinitionError: A task's annotations cannot be checked.
+        TaskDefinitionError: A task's annotations cannot be checked, or its soft limit is not below the hard one.
     """
 
     queue: Queue
@@ -83,7 +83,7 @@ class Worker(SaqWorker[Any]):
         self.registry = registry or queue.registry or Registry()
         tasks = self.registry.get_all_tasks()
         for task in tasks:
-            task.signature.verify(task.injected)
+            task.verify(self.settings.task_timeout)
         self._injector = Injector(tasks)
         self._executor = Executor(self.registry, self._injector, self.settings, self.functions, self.concurrency)
         self._scheduler = Scheduler(queue, [t for t in tasks if t.schedules and t.options.queue == queue.name])

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from datetime import timedelta
 
 import pytest
 from tests.support import eventually
 
-from knapsaq import Client, Context, JobExpiredError, JobRevokedError, OptionError, Registry, Settings, Snooze, connect
+from knapsaq import (
+    Client,
+    Context,
+    JobExpiredError,
+    JobRevokedError,
+    OptionError,
+    Registry,
+    Settings,
+    Snooze,
+    SoftTimeLimitExceeded,
+    TaskDefinitionError,
+    Worker,
+    connect,
+)
 from knapsaq.testing import ManualClock, running_worker
 
 
@@ -132,3 +147,44 @@ class TestExpires:
                 await expired.wait(10)
             await expired.retry()
             assert await expired.wait(10) == "made"
+
+
+class TestSoftTimeout:
+    async def test_a_task_is_reminded_before_its_time_is_over(self, client: Client, registry: Registry) -> None:
+        """In a coroutine and in a thread alike: it stores what it has, and its result counts."""
+
+        @registry.task(soft_timeout=0.05, timeout=60)
+        async def crawl() -> str:
+            try:
+                await asyncio.Event().wait()
+            except SoftTimeLimitExceeded:
+                return "half of the pages"
+            return "never"
+
+        @registry.task(soft_timeout=timedelta(milliseconds=50))
+        def count() -> str:
+            try:
+                while True:
+                    time.sleep(0.001)
+            except SoftTimeLimitExceeded:
+                return "half of the rows"
+
+        async with running_worker(registry=registry):
+            first, second = await crawl.enqueue(), await count.enqueue()
+            assert [await first.wait(10), await second.wait(10)] == ["half of the pages", "half of the rows"]
+
+    async def test_a_soft_limit_above_the_hard_one_of_the_settings_is_refused_at_the_workers_start(
+        self, client: Client, registry: Registry
+    ) -> None:
+        """It would never be raised; a task that names its own hard limit is right."""
+
+        @registry.task(soft_timeout=400, timeout=500)
+        async def right() -> None: ...
+
+        Worker(client.queue())
+
+        @registry.task(soft_timeout=400)
+        async def wrong() -> None: ...
+
+        with pytest.raises(TaskDefinitionError, match="task 'wrong': soft_timeout=400 is not below"):
+            Worker(client.queue())

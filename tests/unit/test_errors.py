@@ -73,7 +73,7 @@ def test_the_tree_at_the_head_of_the_module_is_the_tree() -> None:
     drawn: dict[str, str] = {}
     path: list[tuple[int, str]] = []
     for line in errors.__doc__.splitlines():
-        if found := re.match(r"([ │├└─]+)(\w+Error)\b", line):
+        if found := re.match(r"([ │├└─]+)(\w+(?:Error|Exceeded))\b", line):
             depth, name = len(found[1]), found[2]
             path = [step for step in path if step[0] < depth]
             drawn[name] = path[-1][1] if path else "Exception"

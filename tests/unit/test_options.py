@@ -25,6 +25,7 @@ LEGAL: dict[str, list[tuple[Any, Any]]] = {
     "name": [("a", "a"), ("mail.send:v2/{eu}-1", "mail.send:v2/{eu}-1"), ("a" * 200, "a" * 200)],
     "queue": [("mail", "mail")],
     "timeout": SECONDS_LEGAL,
+    "soft_timeout": [(0.5, 0.5), (timedelta(minutes=2), 120.0)],
     "retries": [(0, 0), (10_000, 10_000)],
     "retry_delay": SECONDS_LEGAL,
     "retry_backoff": [(True, True), (False, False), (60, 60.0), (timedelta(hours=1), 3600.0)],
@@ -40,6 +41,7 @@ ILLEGAL: dict[str, list[Any]] = {
     "name": NAMES_ILLEGAL,
     "queue": NAMES_ILLEGAL,
     "timeout": SECONDS_ILLEGAL,
+    "soft_timeout": [0, timedelta(0), *SECONDS_ILLEGAL],
     "retries": RETRIES_ILLEGAL,
     "retry_delay": SECONDS_ILLEGAL,
     "retry_backoff": ["yes", -1, math.nan],
@@ -125,6 +127,14 @@ class TestOptionsOfATask:
             def f() -> None: ...
 
         assert registry.names() == ()
+
+    @pytest.mark.parametrize("soft", [60, 61, timedelta(minutes=2)])
+    def test_a_soft_limit_is_below_the_hard_one(self, soft: Any) -> None:
+        """It would never be raised; without a hard one any will do."""
+        with pytest.raises(OptionError, match="expected less than timeout, which is 60 s"):
+            TaskOptions.build("here", {"timeout": 60, "soft_timeout": soft})
+        TaskOptions.build("here", {"timeout": 0, "soft_timeout": soft})
+        TaskOptions.build("here", {"timeout": 121, "soft_timeout": soft})
 
     def test_options_do_not_change_with_the_dictionary_they_were_given_in(self) -> None:
         """Options are frozen, providers included."""

@@ -152,7 +152,7 @@ def _tasks(registry: Registry, settings: Settings) -> Iterator[Finding]:
     wrong = 0
     for task in tasks:
         try:
-            task.signature.verify(task.injected)
+            task.verify(settings.task_timeout)
             Injector([task])
         except KnapsaqError as error:
             wrong += 1
