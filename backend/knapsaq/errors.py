@@ -19,6 +19,8 @@
     ├── WorkerError                 a worker cannot start or be controlled
     ├── TaskTimeoutError            an attempt ran over its limit; raised inside the worker
     ├── SoftTimeLimitExceeded       it is about to; raised inside the task
+    ├── TaskProcessError            a task raised in a process; raised inside the worker
+    ├── ProcessDiedError            a task's process died under it; likewise
     └── JobError                    what waiting for a job can end with
         ├── JobFailedError
         ├── JobRevokedError
@@ -242,6 +244,28 @@ class SoftTimeLimitExceeded(KnapsaqError, CancelledError):  # noqa: N818 - Celer
 
     def __str__(self) -> str:
         return f"task {self.task!r} has reached its soft limit of {self.seconds:g} s"
+
+
+class TaskProcessError(KnapsaqError):
+    """A task raised in a process of its own; ``error`` has the traceback's text, ``again`` is what its options say."""
+
+    def __init__(self, task: str, error: str, again: bool) -> None:
+        super().__init__(task, error, again)
+        self.task, self.error, self.again = task, error, again
+
+    def __str__(self) -> str:
+        return f"task {self.task!r} raised in its process: {self.error.strip().rsplit(chr(10), 1)[-1]}"
+
+
+class ProcessDiedError(KnapsaqError):
+    """The process that ran a task has ended without an answer, or none could be started."""
+
+    def __init__(self, task: str, problem: str) -> None:
+        super().__init__(task, problem)
+        self.task, self.problem = task, problem
+
+    def __str__(self) -> str:
+        return f"the process of task {self.task!r} is gone: {self.problem}"
 
 
 class JobError(KnapsaqError):

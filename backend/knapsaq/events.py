@@ -65,6 +65,11 @@ def thread_awaited(job: Job, threads: int) -> None:
     logger.warning("job %s of task %s waits, as all %s threads are busy", job.key, job.function, threads)
 
 
+def process_awaited(job: Job, processes: int) -> None:
+    """A job waits for a process."""
+    logger.warning("job %s of task %s waits, as all %s processes are busy", job.key, job.function, processes)
+
+
 def cancellation_ignored(job: Job) -> None:
     """A task did not end after it was cancelled."""
     logger.warning("job %s of task %s does not end although it was cancelled", job.key, job.function)

@@ -19,17 +19,13 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 from knapsaq import events
+from knapsaq.children import Children, find_again
 from knapsaq.codec import copied
 from knapsaq.context import Context
 from knapsaq.deadline import Deadline, Steered
-from knapsaq.errors import (
-    InvalidArgumentsError,
-    SoftTimeLimitExceeded,
-    TaskDefinitionError,
-    TaskTimeoutError,
-    UnknownTaskError,
-)
+from knapsaq.errors import SoftTimeLimitExceeded, TaskProcessError, TaskTimeoutError, UnknownTaskError
 from knapsaq.job import UNKNOWN_SINCE, Job, backed_off
+from knapsaq.options import NEVER_RETRIED
 from knapsaq.outcomes import (
     Aborted,
     Dead,
@@ -41,6 +37,7 @@ from knapsaq.outcomes import (
     Retry,
     Snooze,
     Snoozed,
+    Succeeded,
     TaskSignal,
     error_text,
     storable,
@@ -53,7 +50,6 @@ from knapsaq.task import Task
 from knapsaq.threads import Threads
 from knapsaq.timing import now_ms
 
-NEVER_RETRIED = (InvalidArgumentsError, TaskDefinitionError)
 # Seconds for which a job of an unknown task is put back; short, as other workers that do not know it claim it too.
 FIRST_UNKNOWN_DELAY, LONGEST_UNKNOWN_DELAY = 1.0, 5.0
 NONE_PROVIDED: Mapping[str, Any] = {}
@@ -68,6 +64,9 @@ class Executor:
         settings: Limits of jobs that name none.
         functions: Further functions by name, called as SAQ calls them.
         threads: How many plain functions run at once, those counted that time-outs have left behind.
+
+    Raises:
+        TaskDefinitionError: Another process would not find the function of a ``run="process"`` task.
     """
 
     def __init__(
@@ -83,6 +82,14 @@ class Executor:
         self._settings = settings
         self._functions = functions
         self._threads = Threads(threads)
+        self._children = Children()
+        for task in registry.get_all_tasks():
+            if task.options.run == "process":
+                find_again(task)
+
+    async def close(self) -> None:
+        """End the processes that still run something."""
+        await self._children.close()
 
     async def run(self, job: Job[Any], ctx: Context) -> Outcome:
         """Run one attempt.
@@ -99,9 +106,9 @@ class Executor:
             job.forget(UNKNOWN_SINCE)
         try:
             result = await self._attempt(task, job, ctx)
-            if not isinstance(result, TaskSignal):
+            if not isinstance(result, (TaskSignal, Succeeded)):
                 return succeeded(job.function, result)
-            return self._chosen(task, job, result)
+            return result if isinstance(result, Succeeded) else self._chosen(task, job, result)
         except TaskSignal as signal:
             return self._chosen(task, job, signal)
         except SoftTimeLimitExceeded as error:  # it is a CancelledError too
@@ -155,6 +162,8 @@ class Executor:
         try:
             if task is None:
                 return await self._call_plain(job, ctx)
+            if not task.is_async and task.options.run == "process":
+                return await self._children.run(task, job)
             provided = await plan.resolve(ctx, stack, self._injector.shared) if stack else NONE_PROVIDED
             args, kwargs = task.signature.unbind(job.kwargs or {}, provided)
             if task.takes_context:
@@ -212,13 +221,11 @@ class Executor:
 
     def _failed(self, task: Task[..., Any, Any] | None, job: Job[Any], error: BaseException) -> Outcome:
         text = error_text(error)
-        if job.attempts >= job.retries or isinstance(error, NEVER_RETRIED):
-            return Failed(text)
-        if task is not None:
-            options = task.options
-            if isinstance(error, options.give_up_on) or not isinstance(error, options.retry_on):
-                return Failed(text)
-        return Retried(text, _delay(task, job))
+        if isinstance(error, TaskProcessError):
+            again = error.again
+        else:
+            again = not isinstance(error, NEVER_RETRIED) if task is None else task.options.retries_after(error)
+        return Retried(text, _delay(task, job)) if again and job.attempts < job.retries else Failed(text)
 
 
 def _deadline(job: Job[Any], soft: float | None) -> Deadline:

@@ -10,13 +10,14 @@ from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import Any, Literal, TypedDict
 
-from knapsaq.errors import OptionError
+from knapsaq.errors import InvalidArgumentsError, OptionError, TaskDefinitionError
 from knapsaq.settings import QUEUE_NAME
 from knapsaq.timing import Duration, epoch_seconds, seconds
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9_.:\-{}/]{1,200}")
 MAX_SECONDS = 10 * 365 * 86_400.0
 MAX_RETRIES = 10_000
+NEVER_RETRIED = (InvalidArgumentsError, TaskDefinitionError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +40,8 @@ class TaskOptions:
         ttl: Seconds that a finished job and its result are kept; 0 for ever, -1 not at all.
         expires: Seconds from the moment at which a job may run, or an aware ``datetime``; one that no worker has
             started by then ends as expired and never runs.
-        run: ``"async"`` on the event loop, ``"thread"`` in a thread; by the kind of function unless given.
+        run: ``"async"`` on the event loop, ``"thread"`` in a thread, ``"process"`` in a process of its own, for plain
+            functions at the top of a module that keep a processor busy; by the kind of function unless given.
         dependencies: Providers for this task alone, by parameter name; they win over the registry's.
     """
 
@@ -55,7 +57,7 @@ class TaskOptions:
     give_up_on: tuple[type[BaseException], ...] = ()
     ttl: int | None = None
     expires: float | datetime | None = None
-    run: Literal["async", "thread"] | None = None
+    run: Literal["async", "thread", "process"] | None = None
     dependencies: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
     @classmethod
@@ -74,6 +76,12 @@ class TaskOptions:
             expected = f"less than timeout, which is {options.timeout:g} s and ends the attempt"
             raise OptionError(place, "soft_timeout", given["soft_timeout"], expected)
         return options
+
+    def retries_after(self, error: BaseException) -> bool:
+        """Return whether an attempt that raised this is worth another one, as far as there is one left."""
+        if isinstance(error, (*NEVER_RETRIED, *self.give_up_on)):
+            return False
+        return isinstance(error, self.retry_on)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,7 +140,7 @@ class TaskKeywords(TypedDict, total=False):
     give_up_on: type[BaseException] | tuple[type[BaseException], ...] | None
     ttl: int | None
     expires: Duration | datetime | None
-    run: Literal["async", "thread"] | None
+    run: Literal["async", "thread", "process"] | None
     dependencies: Mapping[str, Any] | None
 
 
@@ -230,7 +238,7 @@ def _exceptions(value: Any) -> tuple[type[BaseException], ...]:
 
 
 def _run(value: Any) -> str:
-    if value in ("async", "thread"):
+    if value in ("async", "thread", "process"):
         return str(value)
     raise ValueError(value)
 
@@ -290,7 +298,7 @@ CHECKS: dict[str, tuple[str, Check]] = {
     "give_up_on": ("an exception class or a tuple of them", _exceptions),
     "ttl": (TTL, whole(-1, int(MAX_SECONDS))),
     "expires": (EXPIRES, _expires),
-    "run": ("'async' or 'thread'", _run),
+    "run": ("'async', 'thread' or 'process'", _run),
     "dependencies": ("providers by parameter name", _providers),
 }
 

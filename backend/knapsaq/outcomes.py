@@ -14,7 +14,7 @@ from datetime import timedelta
 from typing import Any, TypeAlias, Union, get_args, get_origin
 
 from knapsaq.codec import to_json_types, utf8
-from knapsaq.errors import OptionError
+from knapsaq.errors import OptionError, TaskProcessError
 from knapsaq.timing import Duration, seconds
 
 MAX_ERROR_CHARACTERS = 16_384
@@ -139,6 +139,8 @@ def succeeded(task: str, result: Any) -> Succeeded:
 
 def error_text(error: BaseException) -> str:
     """Return a traceback, which has the cause at its end."""
+    if isinstance(error, TaskProcessError):
+        return error.error
     return storable("".join(traceback.format_exception(error)))
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, Unpack
@@ -83,8 +84,11 @@ class Task(Generic[P, R, C]):
         self._home = home
         if options.run == "async" and not self.is_async:
             raise TaskDefinitionError(self.name, "run='async' needs an `async def`; a plain `def` runs in a thread")
-        if options.run == "thread" and self.is_async:
-            raise TaskDefinitionError(self.name, "run='thread' needs a plain `def`; an `async def` runs on the loop")
+        if options.run in ("thread", "process") and self.is_async:
+            problem = f"run={options.run!r} needs a plain `def`; an `async def` runs on the loop"
+            raise TaskDefinitionError(self.name, problem)
+        if options.run == "process":
+            _refuse_hidden(self.name, function)
 
     def __repr__(self) -> str:
         return f"<Task {self.name!r} at {self.location}>"
@@ -142,6 +146,9 @@ class Task(Generic[P, R, C]):
             TaskDefinitionError: Naming what is wrong, and what to write instead.
         """
         self.signature.verify(self.injected)
+        if self.options.run == "process" and self.injected:
+            problem = f"run='process' cannot be given {', '.join(sorted(self.injected))!r} by a provider"
+            raise TaskDefinitionError(self.name, f"{problem}, as it is another process; make it inside of the function")
         soft = self.options.soft_timeout
         if soft and self.options.timeout is None and 0 < timeout <= soft:
             problem = f"soft_timeout={soft:g} is not below the limit of KNAPSAQ_TASK_TIMEOUT, {timeout:g} s"
@@ -345,6 +352,22 @@ def _due(options: CallOptions) -> float:
     if options.eta is not None:
         return max(0.0, options.eta)
     return now_ms() / 1000 + options.delay if options.delay else 0
+
+
+def _refuse_hidden(task: str, function: Callable[..., Any]) -> None:
+    """Refuse a function that another process cannot import.
+
+    Raises:
+        TaskDefinitionError: Saying what to do.
+    """
+    module, qualname = (getattr(function, name, None) or "" for name in ("__module__", "__qualname__"))
+    if not module or not qualname or "<" in qualname:
+        problem = f"run='process' needs a function at the top of a module, not {qualname or repr(function)}"
+    elif module == "__main__" and not hasattr(sys.modules[module], "__file__"):
+        problem = "run='process' needs a function of a file, not of an interactive session"
+    else:
+        return
+    raise TaskDefinitionError(task, f"{problem}, as another process has to import it")
 
 
 def _takes_context(function: Callable[..., Any]) -> bool:

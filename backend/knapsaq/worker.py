@@ -173,6 +173,7 @@ class Worker(SaqWorker[Any]):
             await asyncio.wait(self._hooks, timeout=self.grace)
         await self._wakeup.close()
         steps: list[tuple[str, Callable[[], Awaitable[object]]]] = [
+            ("ending the processes", self._executor.close),
             ("giving the lease up", lambda: asyncio.to_thread(keeper.stop)),
             ("taking the worker off the list", lambda: self.queue.forget_worker(self.id)),
             ("a provider's clean-up", self._injector.close),
@@ -368,6 +369,7 @@ class Worker(SaqWorker[Any]):
                 await self._exchange.next(0)
             await self._wakeup.close()
             await self._injector.close()
+            await self._executor.close()
             await asyncio.to_thread(keeper.stop)  # which leaves the lease as long as a claim is left
         return True
 

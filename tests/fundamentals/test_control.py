@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import threading
 import time
 from datetime import timedelta
 
 import pytest
+from tests import process_tasks
 from tests.support import eventually
 
 from knapsaq import (
@@ -23,7 +26,7 @@ from knapsaq import (
     Worker,
     connect,
 )
-from knapsaq.testing import ManualClock, running_worker
+from knapsaq.testing import ManualClock, make_context, running_worker
 
 
 class TestSnooze:
@@ -188,3 +191,50 @@ class TestSoftTimeout:
 
         with pytest.raises(TaskDefinitionError, match="task 'wrong': soft_timeout=400 is not below"):
             Worker(client.queue())
+
+
+class TestProcesses:
+    async def test_work_for_the_processor_has_a_process_of_its_own(self, settings: Settings) -> None:
+        """The function stands at the top of a module; everything else is as for other tasks."""
+        async with connect(settings, registry=process_tasks.registry), running_worker(registry=process_tasks.registry):
+            job = await process_tasks.whoami.enqueue()
+            assert await job.wait(30) != os.getpid()
+            assert await (await process_tasks.reminded.enqueue()).wait(30) == "woken after 0.05 s"
+
+
+class TestRevocation:
+    async def test_jobs_are_ended_on_purpose(self, client: Client, registry: Registry) -> None:
+        """A running task cleans up, a waiting one never runs, and whoever waits is told why."""
+        seen: list[str] = []
+        inside = threading.Event()
+
+        @registry.task
+        async def crawl() -> None:
+            try:
+                seen.append("begun")
+                await asyncio.Event().wait()
+            finally:
+                seen.append("cleaned up")
+
+        @registry.task
+        def resize(ctx: Context) -> str:
+            inside.set()
+            while not ctx.is_aborted():
+                time.sleep(0.001)
+            return "half of the pictures"
+
+        async with running_worker(registry=registry):
+            first, second = await crawl.enqueue(), await resize.enqueue()
+            later = await crawl.using(delay=3600).enqueue()
+            await eventually(lambda: seen and inside.is_set())
+            assert await first.revoke(reason="not needed")
+            keys = [second.key, later.key]
+            assert await client.queue().revoke(keys, reason="not needed") == keys
+            for job in (first, second, later):
+                with pytest.raises(JobRevokedError, match="not needed"):
+                    await job.wait(10)
+        assert seen == ["begun", "cleaned up"]
+
+    async def test_a_task_that_is_called_directly_is_never_aborted(self) -> None:
+        """There is nobody who could."""
+        assert make_context().is_aborted() is False

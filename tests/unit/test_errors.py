@@ -15,6 +15,7 @@ ARGUMENTS: dict[str, object] = {
     "str": "text",
     "object": ["given"],
     "int": 3,
+    "bool": True,
     "float": 1.5,
     "tuple[str, ...]": ("a", "b"),
 }

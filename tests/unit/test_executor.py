@@ -392,7 +392,7 @@ class TestSoftTimeout:
                     seen.append("hard")
                     raise
 
-        outcome = await attempt(f, soft_timeout=0.01, timeout=0.05)
+        outcome = await attempt(f, soft_timeout=0.01, timeout=0.5)
         assert seen == ["soft", "hard"]
         assert "TaskTimeoutError" in outcome.error
 

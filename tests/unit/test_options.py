@@ -34,7 +34,7 @@ LEGAL: dict[str, list[tuple[Any, Any]]] = {
     "give_up_on": [(ValueError, (ValueError,))],
     "ttl": [(-1, -1), (0, 0), (60, 60)],
     "expires": EXPIRES_LEGAL,
-    "run": [("async", "async"), ("thread", "thread")],
+    "run": [("async", "async"), ("thread", "thread"), ("process", "process")],
     "dependencies": [({"db": print}, {"db": print})],
 }
 ILLEGAL: dict[str, list[Any]] = {
@@ -50,7 +50,7 @@ ILLEGAL: dict[str, list[Any]] = {
     "give_up_on": [5, ("ValueError",)],
     "ttl": TTL_ILLEGAL,
     "expires": EXPIRES_ILLEGAL,
-    "run": ["process", "", True, []],
+    "run": ["fork", "", True, []],
     "dependencies": [5, ["db"], {1: print}, {"no name": print}],
 }
 CALL_LEGAL: dict[str, list[tuple[Any, Any]]] = {

@@ -177,9 +177,9 @@ class TestSoftTimeout:
         first = asyncio.create_task(run(holds))
         await asyncio.sleep(0)
         second = asyncio.create_task(run(short, timeout=5, soft=3))
-        third = asyncio.create_task(run(lambda: "third", timeout=0.02))
+        third = asyncio.create_task(run(lambda: "third", timeout=0.5))
         with suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.Event().wait(), 0.1)
+            await asyncio.wait_for(asyncio.Event().wait(), 0.6)
         assert not second.done()
         assert not third.done()
         release.set()
