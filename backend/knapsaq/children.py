@@ -74,7 +74,9 @@ class Children:
                 call = _Call(job, hears=task.takes_context)
                 request = msgspec.json.encode(_request(task, job, call, path, self.idle_seconds))
                 with contextlib.suppress(anyio.BrokenWorkerProcess):
-                    return _answered(job, await self._ask(call, request))
+                    answer = await self._ask(call, request)
+                    if call.has_begun:
+                        return _answered(job, answer)
                 if call.has_begun:
                     raise ProcessDiedError(task.name, "it was killed, perhaps for want of memory, or it crashed")
             raise ProcessDiedError(task.name, f"none could begin, in {TRIES} tries")

@@ -17,14 +17,13 @@ class Deadline:
 
     Args:
         seconds: From now on, above 0; infinite where only the reminder is wanted.
-        soft: Seconds from now on after which ``on_soft`` is called, below ``seconds``.
+        soft: Seconds from now on, below ``seconds``, after which whoever has asked for that is reminded.
 
     Attributes:
         when: The moment, in the loop's time; None while it is put off.
-        on_soft: Called once at the soft limit, if there is one; None where nobody can be reminded.
     """
 
-    __slots__ = ("_asked", "_kept", "_loop", "_soft_at", "_task", "_timer", "expired", "on_soft", "when")
+    __slots__ = ("_asked", "_kept", "_loop", "_missed", "_reminder", "_soft_at", "_task", "_timer", "expired", "when")
 
     def __init__(self, seconds: float, soft: float | None = None) -> None:
         task = asyncio.current_task()
@@ -36,9 +35,16 @@ class Deadline:
         now = self._loop.time()
         self.when: float | None = now + seconds
         self._soft_at = None if soft is None else now + soft
-        self.on_soft: Callable[[], None] | None = None
+        self._reminder: Callable[[], None] | None = None
+        self._missed = False
         self._kept = (now, now)
         self._timer: asyncio.Handle = self._loop.call_soon(self._arm)
+
+    def remind(self, reminder: Callable[[], None] | None) -> None:
+        """Have something called once, at the soft limit, or soon where that has passed; None takes it back."""
+        self._reminder = reminder
+        if reminder is not None and self._missed:
+            self._loop.call_soon(self._call_reminder)
 
     def put_off(self) -> None:
         """Stop the clock; nothing happens while it stands."""
@@ -60,6 +66,7 @@ class Deadline:
     def close(self) -> bool:
         """End it; returns whether it was this, and nobody else, that cancelled the task."""
         self._timer.cancel()
+        self._reminder = None
         expired, self.expired = self.expired, False
         return expired and self._task.uncancel() <= self._asked
 
@@ -73,9 +80,14 @@ class Deadline:
 
     def _remind(self) -> None:
         self._soft_at = None
+        self._missed = True
         self._arm()
-        if self.on_soft is not None:
-            self.on_soft()
+        self._call_reminder()
+
+    def _call_reminder(self) -> None:
+        if self._reminder is not None:
+            self._missed = False
+            self._reminder()
 
     def _expire(self) -> None:
         self.expired = True

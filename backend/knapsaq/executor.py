@@ -190,7 +190,7 @@ class Executor:
             return await result if inspect.isawaitable(result) else result
         steered = Steered(function(), SoftTimeLimitExceeded(task.name, soft or 0.0))
         if job.deadline is not None:
-            job.deadline.on_soft = steered.interrupt
+            job.deadline.remind(steered.interrupt)
         return await steered
 
     async def _call_plain(self, job: Job[Any], ctx: Context) -> Any:

@@ -53,14 +53,12 @@ class Running:
             self.cancelled = True
             self.task.cancel()
 
-    def settled(self, outcome: Outcome) -> Outcome:
-        """Return how it ends, its function having come to an outcome.
+    def settled(self, ends_as: Outcome, outcome: Outcome) -> Outcome:
+        """Return how it ends that was to end in one way, and whose function has come to another outcome.
 
         Work that was finished all the same counts, unless the function knew that it was to end.
         """
-        if self.ends_as is None or (isinstance(outcome, Succeeded) and not self.claim.job.told):
-            return outcome
-        return self.ends_as
+        return outcome if isinstance(outcome, Succeeded) and not self.claim.job.told else ends_as
 
     def overdue(self, loop_time: float) -> Outcome | None:
         """Return how it ends if its function goes on although its limit has passed and it was cancelled."""

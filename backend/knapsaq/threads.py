@@ -50,14 +50,14 @@ class Threads:
         await self._wait(job, call)
         if job.deadline is not None and soft is not None:
             call.make_interruptible(_limit_of(job.function, soft))
-            job.deadline.on_soft = call.raise_in_thread
+            job.deadline.remind(call.raise_in_thread)
         job.listener = call if hears else None
         try:
             return await anyio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=self._unlimited)
         finally:
             job.listener = None
             if job.deadline is not None:
-                job.deadline.on_soft = None
+                job.deadline.remind(None)
             if call.leave():
                 events.thread_abandoned(job)
 
@@ -90,6 +90,7 @@ class ThreadCall:
         self._limit: type[BaseException] | None = None
         self._gate = threading.Lock()  # before the thread's identity, while an exception is sent there
         self._thread: int | None = None
+        self._due = False
 
     def __call__(self) -> Any:
         """Run the function, in the thread; nothing happens if nobody waits for it any more."""
@@ -112,6 +113,7 @@ class ThreadCall:
     def raise_in_thread(self) -> None:
         """Raise the error in the function; at its next step of Python, so not before a call of C returns. Once only."""
         with self._gate:
+            self._due = True
             if self._thread is not None:
                 _set_async_exception(self._thread, self._limit)
 
@@ -126,7 +128,10 @@ class ThreadCall:
         """Run the function; an error that is raised a moment too late must not get any further than here."""
         result, failure, ended = None, None, False
         try:
-            self._thread = threading.get_ident()
+            with self._gate:
+                self._thread = threading.get_ident()
+                if self._due and self._limit is not None:
+                    raise self._limit
             try:
                 result = self._function()
             except BaseException as error:  # noqa: BLE001 - it is raised again below

@@ -264,7 +264,9 @@ class Worker(SaqWorker[Any]):
         job = running.claim.job
         running.begun = True
         ctx = Context(self.context, job=job, queue=self.queue)
-        outcome = running.settled(running.ends_as or await self._attempt(running, ctx))
+        outcome = running.ends_as or await self._attempt(running, ctx)
+        if running.ends_as is not None:
+            outcome = running.settled(running.ends_as, outcome)
         self.tasks.discard(running.task)
         if not self._goes_on(running):
             return  # it was given up while it did not end

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, Literal
@@ -10,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from knapsaq import Context, Discard, Job, Registry, Retry, Settings
+from knapsaq import Context, Discard, Job, Registry, Retry, Settings, Snooze
 from knapsaq.deadline import Steered
 from knapsaq.errors import SoftTimeLimitExceeded, TaskTimeoutError
 from knapsaq.executor import Executor
 from knapsaq.job import META_KEY, UNKNOWN_SINCE, UNLIMITED_BACKOFF
-from knapsaq.outcomes import MAX_ERROR_CHARACTERS, Aborted, Dead, Failed, Outcome, Released, Retried, Succeeded
+from knapsaq.outcomes import MAX_ERROR_CHARACTERS, Aborted, Dead, Failed, Outcome, Released, Retried, Snoozed, Succeeded
 from knapsaq.providers import Injector
 from knapsaq.timing import now_ms
 
@@ -230,6 +231,14 @@ class TestRetryPolicy:
         """It is no failure, spends no retries, and says why."""
         assert await attempt(raising(Discard("user is gone")), retries=3) == Aborted("discarded: user is gone")
 
+    async def test_a_signal_may_be_returned_as_well(self, attempt: Runner) -> None:
+        """It is the same as raising it."""
+        retried = await attempt(returning(Retry(7)), retries=1)
+        assert isinstance(retried, Retried)
+        assert retried.after == 7.0
+        assert await attempt(returning(Discard("user is gone"))) == Aborted("discarded: user is gone")
+        assert await attempt(returning(Snooze(timedelta(minutes=1)))) == Snoozed("the task put itself off for 60 s", 60)
+
     async def test_arguments_that_do_not_fit_are_not_retried(self, attempt: Runner) -> None:
         """No attempt can change them."""
 
@@ -395,6 +404,39 @@ class TestSoftTimeout:
         outcome = await attempt(f, soft_timeout=0.01, timeout=0.5)
         assert seen == ["soft", "hard"]
         assert "TaskTimeoutError" in outcome.error
+
+    async def test_one_that_passes_before_the_function_begins_is_raised_at_its_first_await(
+        self, registry: Registry, settings: Settings
+    ) -> None:
+        """Its providers may have taken that long."""
+
+        async def slow() -> str:
+            await asyncio.sleep(0.05)
+            return "made"
+
+        async def f(resource: str) -> str:
+            try:
+                await asyncio.Event().wait()
+            except SoftTimeLimitExceeded:
+                return resource
+            return "never"
+
+        def g(resource: str) -> str:
+            while True:
+                time.sleep(0.001)
+
+        for function in (f, g):
+            options: Any = {"name": "t", "soft_timeout": 0.01, "dependencies": {"resource": slow}}
+            registry.clear()
+            task: Any = registry.task(**options)(function)
+            job: Job[Any] = Job(function="t", attempts=1)
+            executor = Executor(registry, Injector([task]), settings, {}, threads=1)
+            outcome = await executor.run(job, Context(job=job))
+            if function is f:
+                assert outcome == Succeeded("made")
+            else:
+                assert isinstance(outcome, Failed)
+                assert "SoftTimeLimitExceeded" in outcome.error
 
     async def test_what_was_begun_inside_is_given_up_as_after_a_cancellation(self, attempt: Runner) -> None:
         """Task groups cancel their children, and a limit of the function's own is not confused."""

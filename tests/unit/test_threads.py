@@ -229,9 +229,6 @@ class TestSoftTimeout:
 
     async def test_one_that_comes_as_the_function_has_returned_does_not_cost_its_result(self) -> None:
         """The work was done in time."""
-        call = ThreadCall(lambda: "done", anyio.CapacityLimiter(1))
-        call.make_interruptible(_limit_of("t", 1.0))
-        gate = call._gate
 
         class Late:
             """A gate at which the thread arrives in the very moment in which the error is raised."""
@@ -244,5 +241,11 @@ class TestSoftTimeout:
 
             def __exit__(self, *_: object) -> None: ...
 
-        call._gate = Late()  # type: ignore[assignment]
+        def body() -> str:
+            call._gate = Late()  # type: ignore[assignment]
+            return "done"
+
+        call = ThreadCall(body, anyio.CapacityLimiter(1))
+        call.make_interruptible(_limit_of("t", 1.0))
+        gate = call._gate
         assert await asyncio.to_thread(call._run_interruptible) == "done"
