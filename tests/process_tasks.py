@@ -105,7 +105,7 @@ def asking(ctx: Context, notes: str) -> str:
     return "half of it"
 
 
-@registry.task(run="process", timeout=60, soft_timeout=0.05)
+@registry.task(run="process", timeout=60, soft_timeout=0.3)
 def reminded() -> str:
     try:
         time.sleep(60)
@@ -114,6 +114,6 @@ def reminded() -> str:
     return "never"
 
 
-@registry.task(run="process", timeout=0.2)
+@registry.task(run="process", timeout=1)
 def overdue(notes: str) -> None:
     note_and_wait(notes)

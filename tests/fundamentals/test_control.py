@@ -164,7 +164,7 @@ class TestSoftTimeout:
                 return "half of the pages"
             return "never"
 
-        @registry.task(soft_timeout=timedelta(milliseconds=50))
+        @registry.task(soft_timeout=timedelta(milliseconds=300))
         def count() -> str:
             try:
                 while True:
@@ -199,7 +199,7 @@ class TestProcesses:
         async with connect(settings, registry=process_tasks.registry), running_worker(registry=process_tasks.registry):
             job = await process_tasks.whoami.enqueue()
             assert await job.wait(30) != os.getpid()
-            assert await (await process_tasks.reminded.enqueue()).wait(30) == "woken after 0.05 s"
+            assert await (await process_tasks.reminded.enqueue()).wait(30) == "woken after 0.3 s"
 
 
 class TestRevocation:

@@ -144,12 +144,12 @@ class TestCalls:
 class TestEnding:
     async def test_the_soft_limit_wakes_it_also_in_a_call_of_c(self, client: Client) -> None:
         """A process has a signal for that, so it need not wait until ``time.sleep`` returns."""
-        assert await (await tasks.reminded.enqueue()).wait(PATIENCE) == "woken after 0.05 s"
+        assert await (await tasks.reminded.enqueue()).wait(PATIENCE) == "woken after 0.3 s"
 
     async def test_at_the_hard_limit_it_is_killed(self, client: Client, notes: Path) -> None:
-        """The limit counts from the beginning of the function: starting the process takes longer than that."""
+        """And its job fails with the reason."""
         job = await tasks.overdue.enqueue(str(notes))
-        with pytest.raises(JobFailedError, match=r"ran over its limit of 0\.2 s"):
+        with pytest.raises(JobFailedError, match=r"ran over its limit of 1 s"):
             await job.wait(PATIENCE)
         await gone(await pid_in(notes))
 

@@ -222,7 +222,7 @@ class TestThreads:
 
     async def test_one_over_its_time_limit_hears_of_it(self, queue: Queue, registry: Registry, thread: Thread) -> None:
         """Its job has failed already; it can at least stop."""
-        task = registry.task(timeout=0.05)(thread.wait_for_the_end)
+        task = registry.task(timeout=0.5)(thread.wait_for_the_end)
         async with working(queue):
             job = await task.enqueue()
             await ended(job)

@@ -56,10 +56,10 @@ async def test_one_that_was_abandoned_counts_until_it_ends(run: Runner, caplog: 
         await asyncio.Event().wait()
 
     try:
-        assert isinstance(await run(hangs, timeout=0.01), Failed)
-        waiting = asyncio.create_task(run(next_one, timeout=0.01))
+        assert isinstance(await run(hangs, timeout=0.3), Failed)
+        waiting = asyncio.create_task(run(next_one, timeout=0.3))
         await eventually(lambda: "waits, as all 1 threads are busy" in caplog.text)
-        assert isinstance(await run(waits, timeout=0.05), Failed)  # by then, 0.01 s are over
+        assert isinstance(await run(waits, timeout=0.4), Failed)  # by then, 0.3 s are over
         assert not waiting.done()
         assert began == ["hangs"]
     finally:
@@ -113,7 +113,7 @@ async def test_one_that_runs_on_does_not_hold_the_job(run: Runner, caplog: pytes
     def f() -> None:
         release.wait()
 
-    outcome = await run(f, timeout=0.01)
+    outcome = await run(f, timeout=0.3)
     release.set()
     assert isinstance(outcome, Failed)
     assert "was cancelled, but its thread runs on" in caplog.text
@@ -132,7 +132,7 @@ class TestSoftTimeout:
             except SoftTimeLimitExceeded as error:
                 return f"cleaned up after {error.seconds} s of {error.task}"
 
-        assert await run(counts, timeout=60, soft=0.02) == Succeeded("cleaned up after 0.02 s of counts")
+        assert await run(counts, timeout=60, soft=0.3) == Succeeded("cleaned up after 0.3 s of counts")
 
     async def test_one_that_is_not_caught_is_the_jobs_error(self, run: Runner) -> None:
         """And the thread serves the next job."""
@@ -157,7 +157,7 @@ class TestSoftTimeout:
             except SoftTimeLimitExceeded:
                 seen.append("soft")
 
-        outcome = await run(blocked, timeout=0.05, soft=0.01)
+        outcome = await run(blocked, timeout=1, soft=0.3)
         assert "TaskTimeoutError" in outcome.error
         assert seen == []
         release.set()
