@@ -27,7 +27,7 @@ import msgspec
 from knapsaq import child, events
 from knapsaq.errors import ProcessDiedError, TaskProcessError
 from knapsaq.job import Job, new_key
-from knapsaq.outcomes import Discard, Retry, Snooze, Succeeded, TaskSignal
+from knapsaq.outcomes import Discard, Elsewhere, Retry, Snooze, Succeeded, TaskSignal
 from knapsaq.task import Task
 
 BEGUN_SECONDS = 60.0
@@ -55,11 +55,11 @@ class Children:
         self._opening = asyncio.Lock()
         self._unlimited = anyio.CapacityLimiter(float("inf"))
 
-    async def run(self, task: Task[..., Any, Any], job: Job[Any]) -> Succeeded | TaskSignal:
+    async def run(self, task: Task[..., Any, Any], job: Job[Any]) -> TaskSignal:
         """Run a task's function in a process.
 
         Returns:
-            Its result, or the signal that it raised.
+            The signal that it raised, or one with its result.
 
         Raises:
             TaskProcessError: The function raised.
@@ -229,7 +229,7 @@ def _request(task: Task[..., Any, Any], job: Job[Any], call: _Call, path: str, i
     )
 
 
-def _answered(job: Job[Any], answer: bytes) -> Succeeded | TaskSignal:
+def _answered(job: Job[Any], answer: bytes) -> TaskSignal:
     reply = msgspec.json.decode(answer, type=child.Reply)
     job.told = job.told or reply.told
     error = TaskProcessError(job.function, reply.error or "", reply.again)
@@ -241,7 +241,7 @@ def _answered(job: Job[Any], answer: bytes) -> Succeeded | TaskSignal:
         return Discard(reply.error or "")
     if reply.error is not None:
         raise error
-    return Succeeded(reply.result, reply.problem)
+    return Elsewhere(Succeeded(reply.result, reply.problem))
 
 
 def _log(line: child.Line) -> None:

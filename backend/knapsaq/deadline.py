@@ -16,35 +16,23 @@ class Deadline:
     """Cancels the current task once its time is over; made where the task runs.
 
     Args:
-        seconds: From now on, above 0; infinite where only the reminder is wanted.
-        soft: Seconds from now on, below ``seconds``, after which whoever has asked for that is reminded.
+        seconds: From now on, above 0.
 
     Attributes:
         when: The moment, in the loop's time; None while it is put off.
     """
 
-    __slots__ = ("_asked", "_kept", "_loop", "_missed", "_reminder", "_soft_at", "_task", "_timer", "expired", "when")
+    __slots__ = ("_asked", "_kept", "_loop", "_task", "_timer", "expired", "when")
 
-    def __init__(self, seconds: float, soft: float | None = None) -> None:
+    def __init__(self, seconds: float) -> None:
         task = asyncio.current_task()
         assert task is not None, "a deadline needs a task"  # noqa: S101 - it is made in coroutines alone
         self._task = task
         self._asked = task.cancelling()
         self._loop = task.get_loop()
         self.expired = False
-        now = self._loop.time()
-        self.when: float | None = now + seconds
-        self._soft_at = None if soft is None else now + soft
-        self._reminder: Callable[[], None] | None = None
-        self._missed = False
-        self._kept = (now, now)
+        self.when: float | None = self._loop.time() + seconds
         self._timer: asyncio.Handle = self._loop.call_soon(self._arm)
-
-    def remind(self, reminder: Callable[[], None] | None) -> None:
-        """Have something called once, at the soft limit, or soon where that has passed; None takes it back."""
-        self._reminder = reminder
-        if reminder is not None and self._missed:
-            self._loop.call_soon(self._call_reminder)
 
     def put_off(self) -> None:
         """Stop the clock; nothing happens while it stands."""
@@ -54,31 +42,73 @@ class Deadline:
 
     def go_on(self) -> None:
         """Start the clock again, with the time that was left."""
-        if self.when is not None:
-            return
-        stopped, when = self._kept
-        passed = self._loop.time() - stopped
-        self.when = when + passed
-        if self._soft_at is not None:
-            self._soft_at += passed
-        self._arm()
+        if self.when is None:
+            stopped, when = self._kept
+            self._resume(when, self._loop.time() - stopped)
+
+    def remind(self, reminder: Callable[[], None] | None) -> None:
+        """Have something called once, at the soft limit, if there is one; None takes it back."""
 
     def close(self) -> bool:
         """End it; returns whether it was this, and nobody else, that cancelled the task."""
         self._timer.cancel()
-        self._reminder = None
         expired, self.expired = self.expired, False
         return expired and self._task.uncancel() <= self._asked
+
+    def _resume(self, when: float, passed: float) -> None:
+        self.when = when + passed
+        self._arm()
+
+    def _arm(self) -> None:
+        if self.when is not None:
+            self._timer = self._loop.call_at(self.when, self._expire)
+
+    def _expire(self) -> None:
+        self.expired = True
+        self._task.cancel()
+
+
+class SoftDeadline(Deadline):
+    """A deadline with a soft limit before it, at which somebody is reminded.
+
+    Args:
+        seconds: The hard limit, from now on; infinite where there is none.
+        soft: The soft one, below it.
+    """
+
+    __slots__ = ("_missed", "_reminder", "_soft_at")
+
+    def __init__(self, seconds: float, soft: float) -> None:
+        super().__init__(seconds)
+        self._soft_at: float | None = self._loop.time() + soft
+        self._reminder: Callable[[], None] | None = None
+        self._missed = False
+
+    def remind(self, reminder: Callable[[], None] | None) -> None:
+        """Have something called once, at the soft limit, or soon where that has passed; None takes it back."""
+        self._reminder = reminder
+        if reminder is not None and self._missed:
+            self._loop.call_soon(self._call_reminder)
+
+    def close(self) -> bool:
+        """End it; returns whether it was this, and nobody else, that cancelled the task."""
+        self._reminder = None
+        return super().close()
+
+    def _resume(self, when: float, passed: float) -> None:
+        if self._soft_at is not None:
+            self._soft_at += passed
+        super()._resume(when, passed)
 
     def _arm(self) -> None:
         if self.when is None:
             return
         if self._soft_at is not None:
-            self._timer = self._loop.call_at(self._soft_at, self._remind)
+            self._timer = self._loop.call_at(self._soft_at, self._expire_softly)
         elif not math.isinf(self.when):
-            self._timer = self._loop.call_at(self.when, self._expire)
+            super()._arm()
 
-    def _remind(self) -> None:
+    def _expire_softly(self) -> None:
         self._soft_at = None
         self._missed = True
         self._arm()
@@ -88,10 +118,6 @@ class Deadline:
         if self._reminder is not None:
             self._missed = False
             self._reminder()
-
-    def _expire(self) -> None:
-        self.expired = True
-        self._task.cancel()
 
 
 class Steered:

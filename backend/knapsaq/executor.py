@@ -22,7 +22,7 @@ from knapsaq import events
 from knapsaq.children import Children, find_again
 from knapsaq.codec import copied
 from knapsaq.context import Context
-from knapsaq.deadline import Deadline, Steered
+from knapsaq.deadline import Deadline, SoftDeadline, Steered
 from knapsaq.errors import SoftTimeLimitExceeded, TaskProcessError, TaskTimeoutError, UnknownTaskError
 from knapsaq.job import UNKNOWN_SINCE, Job, backed_off
 from knapsaq.options import NEVER_RETRIED
@@ -30,6 +30,7 @@ from knapsaq.outcomes import (
     Aborted,
     Dead,
     Discard,
+    Elsewhere,
     Failed,
     Outcome,
     Released,
@@ -37,7 +38,6 @@ from knapsaq.outcomes import (
     Retry,
     Snooze,
     Snoozed,
-    Succeeded,
     TaskSignal,
     error_text,
     storable,
@@ -106,9 +106,9 @@ class Executor:
             job.forget(UNKNOWN_SINCE)
         try:
             result = await self._attempt(task, job, ctx)
-            if not isinstance(result, (TaskSignal, Succeeded)):
-                return succeeded(job.function, result)
-            return result if isinstance(result, Succeeded) else self._chosen(task, job, result)
+            outcome = succeeded(job.function, result)
+            chosen = outcome.problem is not None and isinstance(result, TaskSignal)
+            return self._chosen(task, job, result) if chosen else outcome
         except TaskSignal as signal:
             return self._chosen(task, job, signal)
         except SoftTimeLimitExceeded as error:  # it is a CancelledError too
@@ -157,7 +157,7 @@ class Executor:
         stack: AsyncExitStack | None = None,
     ) -> Any:
         soft = None if task is None else task.options.soft_timeout
-        deadline = job.deadline = _deadline(job, soft) if soft or job.timeout else None
+        deadline = job.deadline = _deadline(job, soft) if soft else Deadline(job.timeout) if job.timeout else None
         over = False
         try:
             if task is None:
@@ -207,6 +207,8 @@ class Executor:
             return self._retried(task, job, signal)
         if isinstance(signal, Snooze):
             return Snoozed(str(signal), signal.after)
+        if isinstance(signal, Elsewhere):
+            return signal.outcome
         if isinstance(signal, Discard):
             return Aborted(storable(f"discarded: {signal.reason}"))
         return self._failed(task, job, signal)
@@ -228,10 +230,10 @@ class Executor:
         return Retried(text, _delay(task, job)) if again and job.attempts < job.retries else Failed(text)
 
 
-def _deadline(job: Job[Any], soft: float | None) -> Deadline:
+def _deadline(job: Job[Any], soft: float) -> Deadline:
     """Return the deadline of an attempt that begins now; a soft limit that the hard one comes before never passes."""
     hard = float(job.timeout or math.inf)
-    return Deadline(hard, soft if soft and soft < hard else None)
+    return SoftDeadline(hard, soft) if soft < hard else Deadline(hard)
 
 
 def _delay(task: Task[..., Any, Any] | None, job: Job[Any]) -> float:

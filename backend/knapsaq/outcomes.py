@@ -86,6 +86,14 @@ class Succeeded:
     problem: str | None = None
 
 
+class Elsewhere(TaskSignal):
+    """The function ran in another process and returned; its result is encoded already."""
+
+    def __init__(self, outcome: Succeeded) -> None:
+        super().__init__(outcome)
+        self.outcome = outcome
+
+
 @dataclass(frozen=True, slots=True)
 class Failed:
     """The last attempt raised; ``error`` is the traceback's text."""
