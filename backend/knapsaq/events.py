@@ -66,8 +66,8 @@ def thread_awaited(job: Job, threads: int) -> None:
 
 
 def process_awaited(job: Job, processes: int) -> None:
-    """A job waits for a process."""
-    logger.warning("job %s of task %s waits, as all %s processes are busy", job.key, job.function, processes)
+    """A job waits for a process, as is usual where more jobs run at once than there are processors."""
+    logger.debug("job %s of task %s waits, as all %s processes are busy", job.key, job.function, processes)
 
 
 def cancellation_ignored(job: Job) -> None:

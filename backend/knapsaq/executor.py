@@ -84,8 +84,7 @@ class Executor:
         self._threads = Threads(threads)
         self._children = Children()
         for task in registry.get_all_tasks():
-            if task.options.run == "process":
-                find_again(task)
+            find_again(task)
 
     async def close(self) -> None:
         """End the processes that still run something."""

@@ -236,6 +236,7 @@ class TestStopping:
         self, client: Client, queue: Queue, notes: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         """There are as many as processors, for all workers of a loop."""
+        caplog.set_level("DEBUG", logger="knapsaq")
         async with working(queue) as worker:
             count = os.cpu_count() or 1
             busy = [await tasks.asking.enqueue(str(notes.with_name(f"{number}"))) for number in range(count)]
