@@ -19,6 +19,7 @@ from knapsaq.errors import (
     DuplicateTaskError,
     InvalidArgumentsError,
     JobError,
+    JobExpiredError,
     JobFailedError,
     JobMissingError,
     JobRevokedError,
@@ -27,13 +28,16 @@ from knapsaq.errors import (
     NotConnectedError,
     OptionError,
     PayloadTooLargeError,
+    ProcessDiedError,
     ProviderError,
     RegistryError,
     ResultError,
     RouteError,
     ScheduleError,
     SettingsError,
+    SoftTimeLimitExceeded,
     TaskDefinitionError,
+    TaskProcessError,
     TaskTimeoutError,
     UnknownQueueError,
     UnknownScheduleError,
@@ -41,7 +45,7 @@ from knapsaq.errors import (
     WorkerError,
 )
 from knapsaq.job import Job
-from knapsaq.outcomes import Discard, Retry
+from knapsaq.outcomes import Discard, Retry, Snooze
 from knapsaq.providers import Provide
 from knapsaq.queue import Queue
 from knapsaq.registry import Registry, get_registry, scheduled_task, task
@@ -65,6 +69,7 @@ __all__ = [
     "InvalidArgumentsError",
     "Job",
     "JobError",
+    "JobExpiredError",
     "JobFailedError",
     "JobMissingError",
     "JobRevokedError",
@@ -73,6 +78,7 @@ __all__ = [
     "NotConnectedError",
     "OptionError",
     "PayloadTooLargeError",
+    "ProcessDiedError",
     "Provide",
     "ProviderError",
     "Queue",
@@ -88,8 +94,11 @@ __all__ = [
     "Schedules",
     "Settings",
     "SettingsError",
+    "Snooze",
+    "SoftTimeLimitExceeded",
     "Task",
     "TaskDefinitionError",
+    "TaskProcessError",
     "TaskTimeoutError",
     "UnknownQueueError",
     "UnknownScheduleError",

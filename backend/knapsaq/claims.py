@@ -27,7 +27,7 @@ from knapsaq import events
 from knapsaq.codec import utf8
 from knapsaq.errors import PayloadTooLargeError
 from knapsaq.job import Job, Record
-from knapsaq.outcomes import Dead, Failed, Outcome, Released, Retried, Succeeded
+from knapsaq.outcomes import Dead, Failed, Outcome, Released, Retried, Snoozed, Succeeded
 from knapsaq.redis import scripts
 from knapsaq.redis.keys import Keys
 from knapsaq.redis.line import Line, shared_line, text
@@ -72,6 +72,19 @@ class Settlement(NamedTuple):
         return f"{self.verb} {self.number} {self.status} {self.token}"
 
 
+class Abort(NamedTuple):
+    """Somebody's wish to end a claimed job: why, and whether at once."""
+
+    reason: str
+    terminate: bool
+
+    @classmethod
+    def of(cls, entry: bytes) -> Abort:
+        """Return what an entry of the hash of aborts says."""
+        terminate, _, reason = text(entry).partition(" ")
+        return cls(utf8(reason), terminate == "1")
+
+
 class Advance(NamedTuple):
     """What one step of the queue gave.
 
@@ -79,14 +92,14 @@ class Advance(NamedTuple):
         claims: The jobs that may run now.
         settled: For each settlement 1 if it was written, 0 where the claim was lost.
         wait: Seconds until the next delayed job is due, or None.
-        aborts: The reasons to end claimed jobs, by job id.
+        aborts: Claimed jobs that somebody wants to end, by job id.
         unreadable: Settlements that end records which nobody can read.
     """
 
     claims: list[Claim]
     settled: list[int]
     wait: float | None
-    aborts: dict[str, str]
+    aborts: dict[str, Abort]
     unreadable: list[Settlement]
 
 
@@ -155,8 +168,8 @@ class ClaimingQueue(RedisQueue):
             job.token = token
             claims.append(Claim(job_id, job, token, text(deaths)))
         wait = max(0.0, float(next_due) - now / 1000) if next_due else None
-        reasons = {text(job_id): utf8(text(why)) for job_id, why in zip(aborts[::2], aborts[1::2], strict=True)}
-        return Advance(claims, settled, wait, reasons, unreadable)
+        wanted = {text(job_id): Abort.of(entry) for job_id, entry in zip(aborts[::2], aborts[1::2], strict=True)}
+        return Advance(claims, settled, wait, wanted, unreadable)
 
     async def claim(self, n: int, *, worker: str) -> list[Claim]:
         """Claim up to ``n`` jobs for a worker; records that cannot be read are buried."""
@@ -226,6 +239,7 @@ class ClaimingQueue(RedisQueue):
         if isinstance(outcome, (Retried, Released)):
             _wait_again(job, outcome)
             verb = "retry" if isinstance(outcome, Retried) else "release"
+            verb = "snooze" if isinstance(outcome, Snoozed) else verb
             self.retried += verb == "retry"
             return Settlement(claim.job_id, claim.token, verb, self._record(job), outcome.after, "queued")
         job.completed = now_ms()

@@ -81,6 +81,18 @@ class Context(dict[str, Any]):
         name = self["task"].name if "task" in self else "task"
         return logging.LoggerAdapter(logger.getChild(name), {"job": self.id, "task": name})
 
+    def is_aborted(self) -> bool:
+        """Tell whether the attempt is to end: it was revoked, its time limit has passed, or its worker stops.
+
+        It costs next to nothing. A function that has asked and heard of it should clean up and end: what it returns
+        does not count. False where the function was called directly.
+        """
+        job = self.get("job")
+        if not getattr(job, "interrupted", False):
+            return False
+        self.job.told = True
+        return True
+
     def retry(self, after: Duration | None = None, cause: BaseException | None = None) -> Retry:
         """Return the signal that runs this job again: ``raise ctx.retry(after=60)``.
 

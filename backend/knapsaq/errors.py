@@ -22,9 +22,13 @@
     ├── BrokerError                 Redis cannot be reached, started or used
     ├── WorkerError                 a worker cannot start or be controlled
     ├── TaskTimeoutError            an attempt ran over its limit; raised inside the worker
+    ├── SoftTimeLimitExceeded       it is about to; raised inside the task
+    ├── TaskProcessError            a task raised in a process; raised inside the worker
+    ├── ProcessDiedError            a task's process died under it; likewise
     └── JobError                    what waiting for a job can end with
         ├── JobFailedError
         ├── JobRevokedError
+        │   └── JobExpiredError     it was not started in time
         ├── JobMissingError
         └── ResultError             the job is done, its result is not to be had
 
@@ -35,6 +39,7 @@ Each error carries its facts as attributes, takes them as positional arguments
 from __future__ import annotations
 
 import difflib
+from asyncio import CancelledError
 from collections.abc import Iterable
 
 LISTED_NAMES = 10
@@ -284,6 +289,42 @@ class TaskTimeoutError(KnapsaqError, TimeoutError):
         return f"task {self.task!r} ran over its limit of {self.seconds:g} s and was cancelled"
 
 
+class SoftTimeLimitExceeded(KnapsaqError, CancelledError):  # noqa: N818 - Celery's name
+    """An attempt has reached its ``soft_timeout``; raised in the task, which may clean up and go on to its hard limit.
+
+    It is a ``CancelledError`` besides, so that task groups and whatever else cleans up after one does so.
+    """
+
+    def __init__(self, task: str, seconds: float) -> None:
+        super().__init__(task, seconds)
+        self.task, self.seconds = task, seconds
+
+    def __str__(self) -> str:
+        return f"task {self.task!r} has reached its soft limit of {self.seconds:g} s"
+
+
+class TaskProcessError(KnapsaqError):
+    """A task raised in a process of its own; ``error`` has the traceback's text, ``again`` is what its options say."""
+
+    def __init__(self, task: str, error: str, again: bool) -> None:
+        super().__init__(task, error, again)
+        self.task, self.error, self.again = task, error, again
+
+    def __str__(self) -> str:
+        return f"task {self.task!r} raised in its process: {self.error.strip().rsplit(chr(10), 1)[-1]}"
+
+
+class ProcessDiedError(KnapsaqError):
+    """The process that ran a task has ended without an answer, or none could be started."""
+
+    def __init__(self, task: str, problem: str) -> None:
+        super().__init__(task, problem)
+        self.task, self.problem = task, problem
+
+    def __str__(self) -> str:
+        return f"the process of task {self.task!r} is gone: {self.problem}"
+
+
 class JobError(KnapsaqError):
     """Waiting for a job ended without a result."""
 
@@ -305,6 +346,13 @@ class JobRevokedError(JobError):
 
     def __str__(self) -> str:
         return f"job {self.key} of task {self.task!r} was revoked: {self.error or 'no reason given'}"
+
+
+class JobExpiredError(JobRevokedError):
+    """The job was not started before it expired, and never ran; ``error`` says until when it could have been."""
+
+    def __str__(self) -> str:
+        return f"job {self.key} of task {self.task!r} never ran: {self.error}"
 
 
 class JobMissingError(JobError):

@@ -40,6 +40,11 @@ def job_retried(job: Job, after: float) -> None:
     logger.warning("job %s of task %s is run again in %.3g s: %s", job.key, job.function, after, reason)
 
 
+def job_snoozed(job: Job, after: float) -> None:
+    """A task put its job off."""
+    logger.info("job %s of task %s has put itself off for %.3g s", job.key, job.function, after)
+
+
 def task_unknown(job: Job, after: float) -> None:
     """A job's task is not known here; another worker may know it."""
     logger.warning("job %s: no task %s is known here; it is put back for %.3g s", job.key, job.function, after)
@@ -58,6 +63,11 @@ def thread_abandoned(job: Job) -> None:
 def thread_awaited(job: Job, threads: int) -> None:
     """A job waits for a thread; those that were abandoned count until they end."""
     logger.warning("job %s of task %s waits, as all %s threads are busy", job.key, job.function, threads)
+
+
+def process_awaited(job: Job, processes: int) -> None:
+    """A job waits for a process, as is usual where more jobs run at once than there are processors."""
+    logger.debug("job %s of task %s waits, as all %s processes are busy", job.key, job.function, processes)
 
 
 def cancellation_ignored(job: Job) -> None:

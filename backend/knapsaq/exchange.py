@@ -17,6 +17,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary, WeakSet
 
 from redis.exceptions import RedisError
 
@@ -31,6 +32,9 @@ CLAIMED_A_CALL = SETTLED_A_CALL = 500
 BYTES_A_CALL = 4 * 1024 * 1024
 COMPARED_SECONDS = 60.0  # between two comparisons of what the worker runs with its claims in Redis
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # seconds between attempts to reach Redis
+
+_at_work: WeakKeyDictionary[asyncio.AbstractEventLoop, WeakSet[Exchange]] = WeakKeyDictionary()
+"""The exchanges of the workers on each loop: a task of one may block the others."""
 
 
 @dataclass(slots=True)
@@ -68,7 +72,9 @@ class Exchange:
         self.stop = asyncio.Event()
         self.ahead: asyncio.Task[Advance | None] | None = None
         self.lapses: Callable[[], int] = lambda: 0
-        self._lapses_then = 0
+        self._lapses_then = self._told_of_work = 0
+        self._neighbours: WeakSet[Exchange] = WeakSet()
+        self._is_free: Callable[[], bool] = lambda: True
         self._outbox: list[Settlement] = []
         self._calls: deque[_Call] = deque()
         self._backlog = self._away = self._doubtful = False
@@ -85,13 +91,30 @@ class Exchange:
         """Whether anything waits to be sent or to be heard."""
         return bool(self._outbox or self._calls or self._doubtful)
 
+    def begin(self, is_free: Callable[[], bool]) -> None:
+        """Begin to work on the running loop; ``is_free`` tells whether nothing of the worker's could block it."""
+        self._neighbours = _at_work.setdefault(asyncio.get_running_loop(), WeakSet())
+        self._neighbours.add(self)
+        self._is_free = is_free
+
+    def end(self) -> None:
+        """Leave the loop to the other workers."""
+        self._neighbours.discard(self)
+
     def watch(self) -> None:
-        """Hear of the next push; a worker that runs nothing claims the job that it brings in the same step."""
-        if self._running or self._queue.clock is not None:
+        """Hear of the next push; a worker alone on its loop, with nothing to run, claims what it brings in one step."""
+        is_alone = len(self._neighbours) <= 1 and not self._running and self._is_free()
+        if not is_alone or self._queue.clock is not None:
             self._wakeup.watch()
         elif self.ahead is None:
+            self._told_of_work = 0
             self._lapses_then = self.lapses()
             self.ahead = self._wakeup.claim_ahead(self._worker)
+
+    def hear_of_work(self) -> None:
+        """Take word that a job waits. A claim ahead that has not got it the second time has lost its line."""
+        self._told_of_work += 1
+        self._wakeup.signal.set()
 
     async def next(self, room: int) -> tuple[Advance | None, bool]:
         """Send what there is and return what the oldest call gave; None without Redis, after a while.
@@ -103,7 +126,7 @@ class Exchange:
             What the call gave, and whether it left the queue empty.
         """
         if self.ahead is not None:
-            if self.stop.is_set() or self._doubtful:
+            if self.stop.is_set() or self._doubtful or self._told_of_work > 1 or self.ahead.cancelled():
                 await self._wakeup.unblock()
             if self.ahead.done():
                 return self._come_ahead(self.ahead)
@@ -131,7 +154,7 @@ class Exchange:
 
     def _come_ahead(self, ahead: asyncio.Task[Advance | None]) -> tuple[Advance | None, bool]:
         self.ahead = None
-        step = ahead.result()
+        step = None if ahead.cancelled() else ahead.result()
         if step is None or self.lapses() != self._lapses_then:
             # The answer was lost; or the process stood still with it, and somebody else may have the job by now.
             self._doubtful = True
@@ -199,7 +222,8 @@ class Exchange:
         if not self._away:
             events.broker_lost(f"worker {self._worker}", error)
             self._away = True
-        if self.stop.is_set() and not self._running and self._pause_seconds >= LONGEST_PAUSE:
+        patient = self._outbox and self._pause_seconds < LONGEST_PAUSE
+        if self.stop.is_set() and not self._running and not patient:
             self._outbox.clear()  # Redis does not come back in time; the lease will hand the jobs back
             self._doubtful = False
         await asyncio.sleep(self._pause_seconds)

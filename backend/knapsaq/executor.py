@@ -14,30 +14,42 @@ import asyncio
 import functools
 import inspect
 import math
-import threading
-import traceback
 from collections.abc import Callable, Mapping
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from typing import Any
 
-import anyio
-import anyio.to_thread
-
 from knapsaq import events
-from knapsaq.codec import copied, to_json_types, utf8
+from knapsaq.children import Children, find_again
+from knapsaq.codec import copied
 from knapsaq.context import Context
-from knapsaq.deadline import Deadline
-from knapsaq.errors import InvalidArgumentsError, TaskDefinitionError, TaskTimeoutError, UnknownTaskError
-from knapsaq.job import META_KEY, UNKNOWN_SINCE, Job, backed_off
-from knapsaq.outcomes import Aborted, Dead, Discard, Failed, Outcome, Released, Retried, Retry, Succeeded
+from knapsaq.deadline import Deadline, SoftDeadline, Steered
+from knapsaq.errors import SoftTimeLimitExceeded, TaskProcessError, TaskTimeoutError, UnknownTaskError
+from knapsaq.job import UNKNOWN_SINCE, Job, backed_off
+from knapsaq.options import NEVER_RETRIED
+from knapsaq.outcomes import (
+    Aborted,
+    Dead,
+    Discard,
+    Elsewhere,
+    Failed,
+    Outcome,
+    Released,
+    Retried,
+    Retry,
+    Snooze,
+    Snoozed,
+    TaskSignal,
+    error_text,
+    storable,
+    succeeded,
+)
 from knapsaq.providers import NOTHING, Injector, Plan
 from knapsaq.registry import Registry
 from knapsaq.settings import Settings
 from knapsaq.task import Task
+from knapsaq.threads import Threads
 from knapsaq.timing import now_ms
 
-MAX_ERROR_CHARACTERS = 16_384
-NEVER_RETRIED = (InvalidArgumentsError, TaskDefinitionError)
 # Seconds for which a job of an unknown task is put back; short, as other workers that do not know it claim it too.
 FIRST_UNKNOWN_DELAY, LONGEST_UNKNOWN_DELAY = 1.0, 5.0
 NONE_PROVIDED: Mapping[str, Any] = {}
@@ -52,6 +64,9 @@ class Executor:
         settings: Limits of jobs that name none.
         functions: Further functions by name, called as SAQ calls them.
         threads: How many plain functions run at once, those counted that time-outs have left behind.
+
+    Raises:
+        TaskDefinitionError: Another process would not find the function of a ``run="process"`` task.
     """
 
     def __init__(
@@ -66,8 +81,14 @@ class Executor:
         self._injector = injector
         self._settings = settings
         self._functions = functions
-        self._threads = anyio.CapacityLimiter(threads)
-        self._unlimited = anyio.CapacityLimiter(math.inf)
+        self._threads = Threads(threads)
+        self._children = Children()
+        for task in registry.get_all_tasks():
+            find_again(task)
+
+    async def close(self) -> None:
+        """End the processes that still run something."""
+        await self._children.close()
 
     async def run(self, job: Job[Any], ctx: Context) -> Outcome:
         """Run one attempt.
@@ -81,13 +102,17 @@ class Executor:
         elif job.function not in self._functions:
             return self._unknown(job)
         if job.meta:
-            _forget_unknown(job)
+            job.forget(UNKNOWN_SINCE)
         try:
-            return Succeeded(*_stored(job, await self._attempt(task, job, ctx)))
-        except Retry as signal:
-            return self._retried(task, job, signal)
-        except Discard as signal:
-            return Aborted(_storable(f"discarded: {signal.reason}"))
+            result = await self._attempt(task, job, ctx)
+            outcome = succeeded(job.function, result)
+            chosen = outcome.problem is not None and isinstance(result, TaskSignal)
+            return self._chosen(task, job, result) if chosen else outcome
+        except TaskSignal as signal:
+            return self._chosen(task, job, signal)
+        except SoftTimeLimitExceeded as error:  # it is a CancelledError too
+            ctx["exception"] = error
+            return self._failed(task, job, error)
         except (asyncio.CancelledError, KeyboardInterrupt):
             raise
         except BaseException as error:  # noqa: BLE001 - whatever a task raises is its own outcome
@@ -96,14 +121,14 @@ class Executor:
 
     def _unknown(self, job: Job[Any]) -> Outcome:
         """Put back a job whose task nobody here knows, as another worker may, or this one's next release."""
-        now, extras = now_ms(), dict(job.extras)
-        since = extras.setdefault(UNKNOWN_SINCE, now)
+        now = now_ms()
+        since = job.extras.get(UNKNOWN_SINCE, now)
         waited = (now - since) / 1000
         reason = str(UnknownTaskError(job.function, self._registry.names()))
         left = self._settings.unknown_task_limit - waited
         if left <= 0:
             return Dead(reason)
-        job.meta = {**job.meta, META_KEY: extras}
+        job.note(**{UNKNOWN_SINCE: since})
         after = min(max(FIRST_UNKNOWN_DELAY, waited), LONGEST_UNKNOWN_DELAY, left)
         events.task_unknown(job, after)
         return Released(reason, after)
@@ -130,21 +155,25 @@ class Executor:
         plan: Plan,
         stack: AsyncExitStack | None = None,
     ) -> Any:
-        deadline = job.deadline = Deadline(job.timeout) if job.timeout else None
+        soft = None if task is None else task.options.soft_timeout
+        deadline = job.deadline = _deadline(job, soft) if soft else Deadline(job.timeout) if job.timeout else None
         over = False
         try:
             if task is None:
                 return await self._call_plain(job, ctx)
+            if not task.is_async and task.options.run == "process":
+                return await self._children.run(task, job)
             provided = await plan.resolve(ctx, stack, self._injector.shared) if stack else NONE_PROVIDED
             args, kwargs = task.signature.unbind(job.kwargs or {}, provided)
             if task.takes_context:
                 args = (ctx, *args)
-            if task.is_async:
+            if task.is_async and not soft:
                 return await task.function(*args, **kwargs)
-            return await self._in_thread(job, functools.partial(task.function, *args, **kwargs))
+            return await self._call(task, job, functools.partial(task.function, *args, **kwargs))
         except asyncio.CancelledError as error:
             over = deadline is not None and deadline.close()
             if over:
+                job.interrupted = True
                 raise TaskTimeoutError(job.function, float(job.timeout)) from error
             raise
         finally:
@@ -152,100 +181,58 @@ class Executor:
             if deadline is not None and not over:
                 deadline.close()
 
+    async def _call(self, task: Task[..., Any, Any], job: Job[Any], function: Callable[[], Any]) -> Any:
+        """Call a task's function where it runs, with what reminds it of its soft limit."""
+        soft = task.options.soft_timeout
+        if not task.is_async:
+            result = await self._threads.run(job, function, hears=task.takes_context, soft=soft)
+            return await result if inspect.isawaitable(result) else result
+        steered = Steered(function(), SoftTimeLimitExceeded(task.name, soft or 0.0))
+        if job.deadline is not None:
+            job.deadline.remind(steered.interrupt)
+        return await steered
+
     async def _call_plain(self, job: Job[Any], ctx: Context) -> Any:
         function = self._functions[job.function]
         kwargs = copied(job.kwargs or {})
         if inspect.iscoroutinefunction(function):
             return await function(ctx, **kwargs)
-        return await self._in_thread(job, functools.partial(function, ctx, **kwargs))
-
-    async def _in_thread(self, job: Job[Any], function: Callable[[], Any]) -> Any:
-        call = _ThreadCall(function, self._threads)
-        await self._free_thread(job, call)
-        try:
-            result = await anyio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=self._unlimited)
-        finally:
-            if call.leave():
-                events.thread_abandoned(job)
+        result = await self._threads.run(job, functools.partial(function, ctx, **kwargs))
         return await result if inspect.isawaitable(result) else result
 
-    async def _free_thread(self, job: Job[Any], call: _ThreadCall) -> None:
-        """Wait until there is a thread; that does not count towards the job's time limit."""
-        with suppress(anyio.WouldBlock):
-            self._threads.acquire_on_behalf_of_nowait(call)
-            return
-        events.thread_awaited(job, int(self._threads.total_tokens))
-        deadline = job.deadline
-        left = deadline.put_off() if deadline is not None else 0.0
-        await self._threads.acquire_on_behalf_of(call)
-        if deadline is not None:
-            deadline.go_on(left)
+    def _chosen(self, task: Task[..., Any, Any] | None, job: Job[Any], signal: TaskSignal) -> Outcome:
+        """Return the outcome that the task itself has chosen."""
+        if isinstance(signal, Retry):
+            return self._retried(task, job, signal)
+        if isinstance(signal, Snooze):
+            return Snoozed(str(signal), signal.after)
+        if isinstance(signal, Elsewhere):
+            return signal.outcome
+        if isinstance(signal, Discard):
+            return Aborted(storable(f"discarded: {signal.reason}"))
+        return self._failed(task, job, signal)
 
     def _retried(self, task: Task[..., Any, Any] | None, job: Job[Any], signal: Retry) -> Outcome:
         said = task is None or task.options.retries is not None or job.retries != 1 or "retries" in job.extras
         attempts = job.retries if said else self._settings.task_max_retries + 1
-        error = _text(signal.__cause__ or signal.__context__ or signal)
+        error = error_text(signal.__cause__ or signal.__context__ or signal)
         if job.attempts >= attempts:
             return Failed(error)
         return Retried(error, _delay(task, job) if signal.after is None else signal.after)
 
     def _failed(self, task: Task[..., Any, Any] | None, job: Job[Any], error: BaseException) -> Outcome:
-        text = _text(error)
-        if job.attempts >= job.retries or isinstance(error, NEVER_RETRIED):
-            return Failed(text)
-        if task is not None:
-            options = task.options
-            if isinstance(error, options.give_up_on) or not isinstance(error, options.retry_on):
-                return Failed(text)
-        return Retried(text, _delay(task, job))
+        text = error_text(error)
+        if isinstance(error, TaskProcessError):
+            again = error.again
+        else:
+            again = not isinstance(error, NEVER_RETRIED) if task is None else task.options.retries_after(error)
+        return Retried(text, _delay(task, job)) if again and job.attempts < job.retries else Failed(text)
 
 
-class _ThreadCall:
-    """A function on its way through a thread, and the holder of a token until that thread has really ended.
-
-    Args:
-        function: What the thread runs.
-        tokens: Where the token came from; made on the loop that runs.
-    """
-
-    def __init__(self, function: Callable[[], Any], tokens: anyio.CapacityLimiter) -> None:
-        self._function, self._tokens = function, tokens
-        self._loop = asyncio.get_running_loop()
-        self._taken = threading.Lock()  # by the thread that runs it, or by the loop that has left before
-        self._ended = False
-
-    def __call__(self) -> Any:
-        """Run the function, in the thread; nothing happens if nobody waits for it any more."""
-        if not self._taken.acquire(blocking=False):
-            return None
-        try:
-            return self._function()
-        finally:
-            self._ended = True
-            with suppress(RuntimeError):  # the loop is closed, and the tokens are gone with it
-                self._loop.call_soon_threadsafe(self._tokens.release_on_behalf_of, self)
-
-    def leave(self) -> bool:
-        """Say on the loop that nobody waits any more; returns whether the thread runs on."""
-        if self._taken.acquire(blocking=False):
-            self._tokens.release_on_behalf_of(self)
-            return False
-        return not self._ended
-
-
-def _forget_unknown(job: Job[Any]) -> None:
-    """Forget that a worker did not know the task, now that one does."""
-    extras = job.extras
-    if UNKNOWN_SINCE in extras:
-        job.meta = {**job.meta, META_KEY: {name: extras[name] for name in extras if name != UNKNOWN_SINCE}}
-
-
-def _stored(job: Job[Any], result: Any) -> tuple[Any, str | None]:
-    """Return the result for JSON, or None and why it cannot be stored; the work is done in both cases."""
-    try:
-        return to_json_types(result), None
-    except (TypeError, ValueError, RecursionError) as error:
-        return None, f"the result of task {job.function!r} cannot be stored: {error}; return what JSON can carry"
+def _deadline(job: Job[Any], soft: float) -> Deadline:
+    """Return the deadline of an attempt that begins now; a soft limit that the hard one comes before never passes."""
+    hard = float(job.timeout or math.inf)
+    return SoftDeadline(hard, soft) if soft < hard else Deadline(hard)
 
 
 def _delay(task: Task[..., Any, Any] | None, job: Job[Any]) -> float:
@@ -253,17 +240,3 @@ def _delay(task: Task[..., Any, Any] | None, job: Job[Any]) -> float:
         return job.next_retry_delay()
     source = job if job.retries > 1 else task.options
     return backed_off(source.retry_delay, source.retry_backoff, job.attempts, jitter=task.options.retry_jitter)
-
-
-def _text(error: BaseException) -> str:
-    """Return a traceback, which has the cause at its end."""
-    return _storable("".join(traceback.format_exception(error)))
-
-
-def _storable(text: str) -> str:
-    """Return text that UTF-8 can carry, of a long one its beginning and its end."""
-    text = utf8(text)
-    if len(text) <= MAX_ERROR_CHARACTERS:
-        return text
-    half = MAX_ERROR_CHARACTERS // 2
-    return f"{text[:half]}\n... {len(text) - 2 * half:,} characters left out ...\n{text[-half:]}"

@@ -12,6 +12,7 @@ import dataclasses
 import os
 import random
 from collections.abc import Mapping
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
 import msgspec
@@ -19,7 +20,8 @@ from saq.job import TERMINAL_STATUSES, Status
 from saq.job import Job as SaqJob
 
 from knapsaq.deadline import Deadline
-from knapsaq.errors import JobFailedError, JobRevokedError, ResultError
+from knapsaq.errors import JobExpiredError, JobFailedError, JobRevokedError, OptionError, ResultError
+from knapsaq.timing import from_ms
 
 if TYPE_CHECKING:
     from saq.queue import Queue as SaqQueue
@@ -29,6 +31,8 @@ R = TypeVar("R")
 META_KEY = "knapsaq"
 UNLIMITED_BACKOFF = 24 * 3600.0
 SIGNS = bytes.maketrans(b"+/", b"az")
+EXPIRES_AT = "expires_at"  # among the extras: the millisecond by which it has to be started, until it is
+EXPIRED = "expired"  # among the extras: true once it was not
 UNKNOWN_SINCE = "unknown_since"  # among the extras: the millisecond at which a worker first did not know the task
 FIELDS = frozenset(field.name for field in dataclasses.fields(SaqJob))
 
@@ -103,6 +107,16 @@ class ResultReader(Protocol):
     def decode_result(self, job: Job[Any]) -> Any:
         """Return the job's result as the task's annotated type."""
 
+    async def revoke_jobs(self, keys: str, terminate: bool, reason: str) -> list[Job[Any]]:
+        """End a job on purpose; returns it as it is now, or nothing if it has ended already."""
+
+
+class Listener(Protocol):
+    """What tells a running function that it is to end."""
+
+    def interrupt(self) -> None:
+        """Tell it; it asks ``ctx.is_aborted()`` in its own time."""
+
 
 @dataclasses.dataclass(eq=False, repr=False)
 class Job(SaqJob, Generic[R]):
@@ -111,8 +125,16 @@ class Job(SaqJob, Generic[R]):
     key: str = dataclasses.field(default_factory=new_key)
     delay = 0.0
     """While it is being sent: seconds until it may run, by Redis' clock. It is no field, and not stored."""
+    expires = cast("float | datetime | None", None)
+    """While it is being sent: what the call or its task says. It is no field; stored is the moment."""
     deadline = cast("Deadline | None", None)
     """In the worker, while the function runs: when it is cancelled. It is no field, and not stored."""
+    interrupted = False
+    """In the worker: whether the attempt is to end. It is no field, and not stored."""
+    told = False
+    """In the worker: whether the function has asked after it was so, and heard. It is no field, and not stored."""
+    listener = cast("Listener | None", None)
+    """In the worker, while its function can hear of that by itself, in a thread or a process: what tells it."""
     token = ""
     """In the worker that runs the job: its claim. It is no field, and not stored."""
 
@@ -128,6 +150,7 @@ class Job(SaqJob, Generic[R]):
         Raises:
             JobFailedError: The last attempt raised; ``.error`` has the traceback's text.
             JobRevokedError: Somebody ended it, or the task discarded it; ``.error`` is the reason.
+            JobExpiredError: Likewise, as no worker has started it in time.
             JobMissingError: It is not in Redis any more; keep results longer with ``ttl``.
             ResultError: It is done, but what it returned could not be stored or does not fit the annotation.
             TimeoutError: Not ended yet. The job goes on; call again.
@@ -137,13 +160,34 @@ class Job(SaqJob, Generic[R]):
         if self.status is Status.FAILED:
             raise JobFailedError(self.function, self.key, self.error or "")
         if self.status is Status.ABORTED:
-            raise JobRevokedError(self.function, self.key, self.error or "")
+            kind = JobExpiredError if EXPIRED in self.extras else JobRevokedError
+            raise kind(self.function, self.key, self.error or "")
         if self.error:
             raise ResultError(self.function, self.key, self.error)
         try:
             return cast("R", reader.decode_result(self))
         except msgspec.ValidationError as error:
             raise ResultError(self.function, self.key, str(error)) from error
+
+    async def revoke(self, terminate: bool = False, *, reason: str = "revoked") -> bool:
+        """End the job on purpose; see ``Queue.revoke``.
+
+        Args:
+            terminate: Whether a function in a thread or a process is not left the time to end in its own way.
+            reason: What its ``error`` says; at most 1,000 characters.
+
+        Returns:
+            Whether it had not ended.
+
+        Raises:
+            OptionError: The reason is no text.
+            BrokerError: Redis cannot be reached.
+        """
+        reader = cast("ResultReader", self.get_queue())
+        revoked = await reader.revoke_jobs(self.key, terminate, reason)
+        for job in revoked:
+            self.replace(job)
+        return bool(revoked)
 
     def replace(self, job: SaqJob) -> None:
         """Take over all fields of another job."""
@@ -158,6 +202,7 @@ class Job(SaqJob, Generic[R]):
         """Run an ended job again, from its first attempt; nothing happens to one that has not ended."""
         if self.ended:
             self.attempts, self.result = 0, None
+            self.forget(EXPIRES_AT, EXPIRED)
         await super().retry(error)
 
     @property
@@ -175,6 +220,45 @@ class Job(SaqJob, Generic[R]):
         """What Knapsaq stores with the job beyond SAQ's fields."""
         extras: Any = self.meta.get(META_KEY)
         return extras if isinstance(extras, dict) else {}
+
+    def note(self, **extras: Any) -> None:
+        """Store something among the extras."""
+        self.meta = {**self.meta, META_KEY: {**self.extras, **extras}}
+
+    def forget(self, *names: str) -> None:
+        """Store no longer what the extras have under some names."""
+        extras = self.extras
+        if any(name in extras for name in names):
+            left = {name: value for name, value in extras.items() if name not in names}
+            self.meta = {**self.meta, META_KEY: left}
+
+    def set_expiry(self, now: int) -> None:
+        """Note the moment by which it has to be started, in milliseconds since 1970 as ``now`` is.
+
+        Raises:
+            OptionError: It would never run, as it is due later.
+        """
+        due = now / 1000 + self.delay if self.delay else max(now / 1000, self.scheduled)
+        moment = self.expires.timestamp() if isinstance(self.expires, datetime) else due + (self.expires or 0.0)
+        if (self.delay or self.scheduled) and moment <= due:
+            expected = f"a moment after it is due, {from_ms(int(due * 1000))}, as it would never run"
+            raise OptionError(f"a job of task {self.function!r}", "expires", self.expires, expected)
+        self.note(**{EXPIRES_AT: int(moment * 1000)})
+
+    def expired(self, now: int) -> str | None:
+        """Return why it may not be started any more, which is noted; once it may, it does not expire later.
+
+        Args:
+            now: Milliseconds since 1970.
+        """
+        end = self.extras.get(EXPIRES_AT)
+        if not isinstance(end, int) or end <= 0:
+            return None
+        self.forget(EXPIRES_AT)
+        if now <= end:
+            return None
+        self.note(**{EXPIRED: True})
+        return f"expired, as it was not started by {from_ms(end):%Y-%m-%d %H:%M:%S} UTC"
 
     @property
     def abort_id(self) -> str:

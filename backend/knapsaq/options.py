@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import Any, Literal, TypedDict
 
-from knapsaq.errors import OptionError
+from knapsaq.errors import InvalidArgumentsError, OptionError, TaskDefinitionError
 from knapsaq.settings import QUEUE_NAME
 from knapsaq.timing import Duration, epoch_seconds, seconds
 
@@ -18,6 +18,7 @@ NAME_PATTERN = re.compile(r"[A-Za-z0-9_.:\-{}/]{1,200}")
 DEFAULT_QUEUE = "default"
 MAX_SECONDS = 10 * 365 * 86_400.0
 MAX_RETRIES = 10_000
+NEVER_RETRIED = (InvalidArgumentsError, TaskDefinitionError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +30,8 @@ class TaskOptions:
         queue: The queue that its jobs go to.
         names_queue: Whether that was said; else ``Settings.task_routes`` may say it.
         timeout: Hard limit of one attempt in seconds; 0 is no limit.
+        soft_timeout: Seconds, above 0 and below ``timeout``, after which ``SoftTimeLimitExceeded`` is raised in the
+            task, so that it can clean up.
         retries: Further attempts after the first, 0 to 10,000. Without it a task is not run again when it raises,
             but may itself ask for ``Settings.task_max_retries`` further attempts with ``Retry``.
         retry_delay: Seconds before the first retry.
@@ -37,7 +40,10 @@ class TaskOptions:
         retry_on: Only these exceptions are retried.
         give_up_on: These exceptions are never retried.
         ttl: Seconds that a finished job and its result are kept; 0 for ever, -1 not at all.
-        run: ``"async"`` on the event loop, ``"thread"`` in a thread; by the kind of function unless given.
+        expires: Seconds from the moment at which a job may run, or an aware ``datetime``; one that no worker has
+            started by then ends as expired and never runs.
+        run: ``"async"`` on the event loop, ``"thread"`` in a thread, ``"process"`` in a process of its own, for plain
+            functions at the top of a module that keep a processor busy; by the kind of function unless given.
         dependencies: Providers for this task alone, by parameter name; they win over the registry's.
     """
 
@@ -45,6 +51,7 @@ class TaskOptions:
     queue: str = DEFAULT_QUEUE
     names_queue: bool = False
     timeout: float | None = None
+    soft_timeout: float | None = None
     retries: int | None = None
     retry_delay: float = 1.0
     retry_backoff: bool | float = True
@@ -52,7 +59,8 @@ class TaskOptions:
     retry_on: tuple[type[BaseException], ...] = (Exception,)
     give_up_on: tuple[type[BaseException], ...] = ()
     ttl: int | None = None
-    run: Literal["async", "thread"] | None = None
+    expires: float | datetime | None = None
+    run: Literal["async", "thread", "process"] | None = None
     dependencies: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
     @classmethod
@@ -67,7 +75,17 @@ class TaskOptions:
             OptionError: One is unknown or out of range; the error names the legal ones.
         """
         checked = check(place, given, CHECKS)
-        return cls(**checked, names_queue="queue" in checked)
+        options = cls(**checked, names_queue="queue" in checked)
+        if options.soft_timeout and options.timeout and options.soft_timeout >= options.timeout:
+            expected = f"less than timeout, which is {options.timeout:g} s and ends the attempt"
+            raise OptionError(place, "soft_timeout", given["soft_timeout"], expected)
+        return options
+
+    def retries_after(self, error: BaseException) -> bool:
+        """Return whether an attempt that raised this is worth another one, as far as there is one left."""
+        if isinstance(error, (*NEVER_RETRIED, *self.give_up_on)):
+            return False
+        return isinstance(error, self.retry_on)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +100,8 @@ class CallOptions:
         timeout: Hard limit of one attempt in seconds; 0 is no limit.
         retries: Further attempts after the first; with 0 it is not run again either where it raises ``Retry``.
         ttl: Seconds that the finished job is kept.
+        expires: Seconds from the moment at which it may run, or an aware ``datetime``; if no worker has started it
+            by then, it ends as expired and never runs.
         headers: Text by name that travels with the job and is read as ``ctx.headers``.
     """
 
@@ -92,17 +112,20 @@ class CallOptions:
     timeout: float | None = None
     retries: int | None = None
     ttl: int | None = None
+    expires: float | datetime | None = None
     headers: Mapping[str, str] | None = None
 
     def merged(self, place: str, given: Mapping[str, Any]) -> CallOptions:
         """Return these options with ``given`` on top.
 
         Raises:
-            OptionError: One is unknown, out of range, or both ``delay`` and ``eta`` are given.
+            OptionError: One is unknown or out of range, both ``delay`` and ``eta`` are given, or it expires before.
         """
         merged = replace(self, **check(place, given, CALL_CHECKS))
         if merged.delay is not None and merged.eta is not None:
             raise OptionError(place, "eta", given.get("eta", merged.eta), "either delay or eta, not both")
+        if isinstance(merged.expires, datetime) and merged.eta and merged.eta >= merged.expires.timestamp():
+            raise OptionError(place, "expires", merged.expires, "a moment after eta, as it would never run")
         return merged
 
 
@@ -112,6 +135,7 @@ class TaskKeywords(TypedDict, total=False):
     name: str | None
     queue: str | None
     timeout: Duration | None
+    soft_timeout: Duration | None
     retries: int | None
     retry_delay: Duration | None
     retry_backoff: bool | Duration | None
@@ -119,7 +143,8 @@ class TaskKeywords(TypedDict, total=False):
     retry_on: type[BaseException] | tuple[type[BaseException], ...] | None
     give_up_on: type[BaseException] | tuple[type[BaseException], ...] | None
     ttl: int | None
-    run: Literal["async", "thread"] | None
+    expires: Duration | datetime | None
+    run: Literal["async", "thread", "process"] | None
     dependencies: Mapping[str, Any] | None
 
 
@@ -133,6 +158,7 @@ class CallKeywords(TypedDict, total=False):
     timeout: Duration | None
     retries: int | None
     ttl: int | None
+    expires: Duration | datetime | None
     headers: Mapping[str, str] | None
 
 
@@ -216,7 +242,7 @@ def _exceptions(value: Any) -> tuple[type[BaseException], ...]:
 
 
 def _run(value: Any) -> str:
-    if value in ("async", "thread"):
+    if value in ("async", "thread", "process"):
         return str(value)
     raise ValueError(value)
 
@@ -237,6 +263,19 @@ def _moment(value: Any) -> float:
     raise TypeError(value)
 
 
+def _some_time(value: Any) -> float:
+    if length := duration(value):
+        return length
+    raise ValueError(value)
+
+
+def _expires(value: Any) -> float | datetime:
+    if not isinstance(value, datetime):
+        return _some_time(value)
+    epoch_seconds(value)
+    return value
+
+
 def _headers(value: Any) -> Mapping[str, str]:
     headers = _mapping(value)
     if all(isinstance(key, str) and isinstance(text, str) for key, text in headers.items()):
@@ -247,12 +286,14 @@ def _headers(value: Any) -> Mapping[str, str]:
 SECONDS = "seconds from 0 to ten years, or a timedelta"
 RETRIES = f"a whole number from 0 to {MAX_RETRIES:,}"
 TTL = "whole seconds, 0 for ever, or -1 not at all"
+EXPIRES = "seconds above 0 up to ten years, a timedelta, or an aware datetime"
 NAME = "1 to 200 letters, digits or _ . : - / { }"
 
 CHECKS: dict[str, tuple[str, Check]] = {
     "name": (NAME, name),
     "queue": ("1 to 64 letters, digits or _ . - { }", queue_name),
     "timeout": (SECONDS, duration),
+    "soft_timeout": ("seconds above 0 up to ten years, or a timedelta", _some_time),
     "retries": (RETRIES, whole(0, MAX_RETRIES)),
     "retry_delay": (SECONDS, duration),
     "retry_backoff": ("True, False or the longest delay in seconds", _backoff),
@@ -260,7 +301,8 @@ CHECKS: dict[str, tuple[str, Check]] = {
     "retry_on": ("an exception class or a tuple of them", _exceptions),
     "give_up_on": ("an exception class or a tuple of them", _exceptions),
     "ttl": (TTL, whole(-1, int(MAX_SECONDS))),
-    "run": ("'async' or 'thread'", _run),
+    "expires": (EXPIRES, _expires),
+    "run": ("'async', 'thread' or 'process'", _run),
     "dependencies": ("providers by parameter name", _providers),
 }
 
@@ -272,5 +314,6 @@ CALL_CHECKS: dict[str, tuple[str, Check]] = {
     "timeout": (SECONDS, duration),
     "retries": (RETRIES, whole(0, MAX_RETRIES)),
     "ttl": (TTL, whole(-1, int(MAX_SECONDS))),
+    "expires": (EXPIRES, _expires),
     "headers": ("text by name", _headers),
 }

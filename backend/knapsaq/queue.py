@@ -37,6 +37,7 @@ from knapsaq.options import CallOptions
 from knapsaq.reading import ReadingQueue
 from knapsaq.redis import scripts
 from knapsaq.redis.connection import broker_errors, open_redis
+from knapsaq.revoking import Revoker
 from knapsaq.scheduling import ScheduleStore
 from knapsaq.sweeping import Sweeper
 from knapsaq.task import each_call
@@ -74,6 +75,7 @@ class Queue(ReadingQueue):
         super().__init__(redis, name, **options)
         self._storing = Batcher(self._store, STORED_A_CALL, _weight)
         self._dead_letters = DeadLetters(self)
+        self._revoker = Revoker(self)
         self.sweeper = Sweeper(self)
         self.schedules = ScheduleStore(self)
 
@@ -186,6 +188,8 @@ class Queue(ReadingQueue):
             fields["timeout"] = int(limit) if limit.is_integer() else limit  # as SAQ's own, whole seconds
         if fields["ttl"] is None:
             fields["ttl"] = self.settings.result_ttl
+        if "expires" in fields:
+            cast("Job[Any]", job).set_expiry(self.now_ms())
 
     async def prepare(self, job: SaqJob) -> bytes | str:
         """Fill in what a job needs to be queued here by another script, and return its record."""
@@ -255,20 +259,33 @@ class Queue(ReadingQueue):
 
     async def abort(self, job: SaqJob, error: str, ttl: float = 5) -> None:  # noqa: ARG002 - SAQ's signature
         """End a job on purpose: at once if it waits, through its worker if it runs; nothing if it has ended."""
-        before = (job.status, job.error, job.completed)
-        job.status, job.error = Status.ABORTING, error
-        aborting = self.serialize(job)
-        job.status, job.completed = Status.ABORTED, now_ms()
-        keys = self.keys
-        answer = await scripts.abort(
-            self.line,
-            [keys.queued, keys.active, keys.incomplete, keys.aborts, keys.crashes, job.id],
-            [error, self.serialize(job), self.whole_ttl(job), aborting, keys.wake],
-        )
-        if answer == b"aborted":
-            self.aborted += 1
-            return
-        job.status, job.error, job.completed = (Status.ABORTING, error, 0) if answer == b"aborting" else before
+        await self._revoker.end([job], error, terminate=True)
+
+    async def revoke(self, keys: str | Iterable[str], *, terminate: bool = False, reason: str = "revoked") -> list[str]:
+        """End jobs on purpose; ``wait()`` then raises ``JobRevokedError``.
+
+        Those that wait never run. Of those that run, ``async`` tasks are cancelled at once, and clean up; functions in
+        a thread or a process that take ``ctx`` find ``ctx.is_aborted()`` true; what they return after that does not
+        count. Functions there that cannot ask are given up: their process is killed, their thread is left behind.
+
+        Args:
+            keys: The jobs' keys, or one; a hundred take two round trips.
+            terminate: Whether functions that could ask are given up as well.
+            reason: What their ``error`` says; at most 1,000 characters.
+
+        Returns:
+            The keys of those that had not ended.
+
+        Raises:
+            OptionError: A key or the reason is no text.
+            BrokerError: Redis cannot be reached.
+        """
+        return [job.key for job in await self.revoke_jobs(keys, terminate, reason)]
+
+    async def revoke_jobs(self, keys: str | Iterable[str], terminate: bool, reason: str) -> list[Job[Any]]:
+        """Do the same and return the jobs as they are now."""
+        with broker_errors(self.settings.redacted_broker_url):
+            return await self._revoker.revoke(keys, reason, terminate=terminate)
 
     async def _retry(self, job: SaqJob, error: str | None) -> None:  # noqa: ARG002 - SAQ's signature
         delay = 0 if job.attempts == 0 else job.next_retry_delay()
@@ -288,8 +305,7 @@ class Queue(ReadingQueue):
             stored = await self.job(job.key)
             status = stored.status if stored else None
         job.status = Status(status or job.status)  # the HTTP proxy hands in its text
-        ended = int(knows_end and job.status in TERMINAL_STATUSES)
-        args = [self.serialize(job), ended, job.status.value, token]
+        args = [self.serialize(job), int(knows_end and job.status in TERMINAL_STATUSES), job.status.value, token]
         await scripts.update(self.line, [self.keys.incomplete, self.keys.claims, job.id], args)
 
     def copy(self, job: SaqJob) -> Job[Any]:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from typing import Any
 
+from knapsaq import events
 from knapsaq.claims import Claim
 from knapsaq.errors import TaskTimeoutError
-from knapsaq.outcomes import Aborted, Failed, Outcome, Retried
+from knapsaq.job import Job
+from knapsaq.outcomes import Aborted, Dead, Failed, Outcome, Retried, Snoozed, Succeeded
 
 OVERDUE_SECONDS = 5.0
 """How long a function may take to end after its limit has passed and it was cancelled."""
@@ -21,6 +24,7 @@ class Running:
         claim: The worker's hold on it.
         task: The coroutine that runs it.
         ends_as: Its outcome, once it has been interrupted on purpose.
+        cancelled: Whether its coroutine was cancelled for that.
         begun: Whether its coroutine has taken its first step.
         heard: The newest sign of life that it gave, and when that was seen, by the loop's clock.
     """
@@ -28,15 +32,33 @@ class Running:
     claim: Claim
     task: asyncio.Task[None] = field(init=False)
     ends_as: Outcome | None = None
+    cancelled: bool = False
     begun: bool = False
     heard: tuple[int, float] | None = None
 
-    def interrupt(self, outcome: Outcome) -> None:
-        """Cancel it, unless somebody has; a task that was cancelled before its first step would never tell its end."""
-        if self.ends_as is None:
-            self.ends_as = outcome
-            if self.begun:
-                self.task.cancel()
+    def interrupt(self, outcome: Outcome, *, gently: bool = False) -> None:
+        """Cancel it, unless somebody has; a task that was cancelled before its first step would never tell its end.
+
+        Args:
+            outcome: How it ends.
+            gently: Whether a function that hears of it by itself is left to end in its own way.
+        """
+        if self.cancelled or (gently and self.ends_as is not None):
+            return
+        job = self.claim.job
+        self.ends_as, job.interrupted = outcome, True
+        if gently and job.listener is not None:
+            job.listener.interrupt()
+        elif self.begun:
+            self.cancelled = True
+            self.task.cancel()
+
+    def settled(self, ends_as: Outcome, outcome: Outcome) -> Outcome:
+        """Return how it ends that was to end in one way, and whose function has come to another outcome.
+
+        Work that was finished all the same counts, unless the function knew that it was to end.
+        """
+        return outcome if isinstance(outcome, Succeeded) and not self.claim.job.told else ends_as
 
     def overdue(self, loop_time: float) -> Outcome | None:
         """Return how it ends if its function goes on although its limit has passed and it was cancelled."""
@@ -56,3 +78,15 @@ class Running:
             reason = f"no heartbeat for {job.heartbeat} s"
             return Retried(reason, 0.0) if job.retryable else Aborted(reason)
         return None
+
+
+def tell(job: Job[Any], outcome: Outcome) -> None:
+    """Log how an attempt ended."""
+    if isinstance(outcome, Retried):
+        events.job_retried(job, outcome.after)
+    elif isinstance(outcome, Snoozed):
+        events.job_snoozed(job, outcome.after)
+    elif isinstance(outcome, Dead):
+        events.job_died(job)
+    else:
+        events.job_ended(job, job.status.value)

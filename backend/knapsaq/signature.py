@@ -24,6 +24,7 @@ import msgspec
 
 from knapsaq.codec import SECRET, copied, from_json_types, shown, to_json_types
 from knapsaq.errors import InvalidArgumentsError, TaskDefinitionError
+from knapsaq.outcomes import without_signals
 
 Kind = inspect.Parameter
 
@@ -82,6 +83,7 @@ class Signature:
         self.parameters = {parameter.name: parameter for parameter in parameters}
         self.open_ended = any(parameter.kind is Kind.VAR_KEYWORD for parameter in parameters)
         self._annotations = {name: _resolve(function, name) for name in (*self.parameters, "return")}
+        self._annotations["return"] = without_signals(self._annotations["return"])
         self._shapes: dict[frozenset[str], _Shape] = {}
         self._all = self._shape(frozenset())
         self.left_to_providers = self.injectable(())

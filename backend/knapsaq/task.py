@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime
@@ -85,8 +86,11 @@ class Task(Generic[P, R, C]):
         self._home = home
         if options.run == "async" and not self.is_async:
             raise TaskDefinitionError(self.name, "run='async' needs an `async def`; a plain `def` runs in a thread")
-        if options.run == "thread" and self.is_async:
-            raise TaskDefinitionError(self.name, "run='thread' needs a plain `def`; an `async def` runs on the loop")
+        if options.run in ("thread", "process") and self.is_async:
+            problem = f"run={options.run!r} needs a plain `def`; an `async def` runs on the loop"
+            raise TaskDefinitionError(self.name, problem)
+        if options.run == "process":
+            _refuse_hidden(self.name, function)
 
     def __repr__(self) -> str:
         return f"<Task {self.name!r} at {self.location}>"
@@ -150,6 +154,24 @@ class Task(Generic[P, R, C]):
         """The names of the parameters that a caller may give."""
         return tuple(name for name in self.signature.parameters if name not in self.injected)
 
+    def verify(self, timeout: float) -> None:
+        """Refuse a task that could not run as it is defined.
+
+        Args:
+            timeout: The hard limit in seconds of tasks that name none; 0 is no limit.
+
+        Raises:
+            TaskDefinitionError: Naming what is wrong, and what to write instead.
+        """
+        self.signature.verify(self.injected)
+        if self.options.run == "process" and self.injected:
+            problem = f"run='process' cannot be given {', '.join(sorted(self.injected))!r} by a provider"
+            raise TaskDefinitionError(self.name, f"{problem}, as it is another process; make it inside of the function")
+        soft = self.options.soft_timeout
+        if soft and self.options.timeout is None and 0 < timeout <= soft:
+            problem = f"soft_timeout={soft:g} is not below the limit of KNAPSAQ_TASK_TIMEOUT, {timeout:g} s"
+            raise TaskDefinitionError(self.name, f"{problem}, which ends the attempt; give it a longer timeout")
+
     async def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
         """Queue one job of this task.
 
@@ -183,7 +205,7 @@ class Task(Generic[P, R, C]):
         return await self._send_many(NO_OPTIONS, calls)
 
     def using(self, **options: Unpack[CallKeywords]) -> BoundTask[P, R]:
-        """Return this task with other options for one call: ``queue, key, delay, eta, timeout, retries, ttl, headers``.
+        """Return this task with other options for one call, those of ``CallOptions``.
 
         Raises:
             OptionError: An option is unknown or out of range.
@@ -197,6 +219,7 @@ class Task(Generic[P, R, C]):
         *,
         countdown: Duration | None = None,
         eta: datetime | None = None,
+        expires: Duration | datetime | None = None,
         queue: str | None = None,
         time_limit: Duration | None = None,
         headers: Mapping[str, str] | None = None,
@@ -208,6 +231,8 @@ class Task(Generic[P, R, C]):
             kwargs: The arguments by name.
             countdown: Seconds or a ``timedelta`` from now before which it does not run.
             eta: The aware moment before which it does not run.
+            expires: Seconds or a ``timedelta`` from the moment at which it may run, or an aware moment; one that no
+                worker has started by then never runs.
             queue: Another queue.
             time_limit: Hard limit of one attempt.
             headers: Text by name that travels with the job.
@@ -217,7 +242,14 @@ class Task(Generic[P, R, C]):
         """
         options = NO_OPTIONS.merged(
             f".apply_async() of task {self.name!r}",
-            {"delay": countdown, "eta": eta, "queue": queue, "timeout": time_limit, "headers": headers},
+            {
+                "delay": countdown,
+                "eta": eta,
+                "expires": expires,
+                "queue": queue,
+                "timeout": time_limit,
+                "headers": headers,
+            },
         )
         return await self._send(options, tuple(args), dict(kwargs or {}))
 
@@ -240,7 +272,8 @@ class Task(Generic[P, R, C]):
         fields: dict[str, Any] = {"timeout": own.timeout, "ttl": own.ttl}
         if own.retries:  # else the worker takes them from the task, should it raise Retry
             fields |= {"retries": 1 + own.retries, "retry_delay": own.retry_delay, "retry_backoff": own.retry_backoff}
-        return vars(Job(function=self.name, **fields))
+        pattern = vars(Job(function=self.name, **fields))
+        return pattern if own.expires is None else {**pattern, "expires": own.expires}
 
     @functools.cached_property
     def job_fields(self) -> Mapping[str, Any]:
@@ -331,6 +364,8 @@ def _apply(options: CallOptions, job: Job[Any], own: TaskOptions) -> None:
         fields["timeout"] = options.timeout
     if options.ttl is not None:
         fields["ttl"] = options.ttl
+    if options.expires is not None:
+        fields["expires"] = options.expires
     fields["scheduled"] = _due(options)  # SAQ stores whole seconds, we to the millisecond
     job.delay = options.delay or 0.0
     if extras:
@@ -342,6 +377,22 @@ def _due(options: CallOptions) -> float:
     if options.eta is not None:
         return max(0.0, options.eta)
     return now_ms() / 1000 + options.delay if options.delay else 0
+
+
+def _refuse_hidden(task: str, function: Callable[..., Any]) -> None:
+    """Refuse a function that another process cannot import.
+
+    Raises:
+        TaskDefinitionError: Saying what to do.
+    """
+    module, qualname = (getattr(function, name, None) or "" for name in ("__module__", "__qualname__"))
+    if not module or not qualname or "<" in qualname:
+        problem = f"run='process' needs a function at the top of a module, not {qualname or repr(function)}"
+    elif module == "__main__" and not hasattr(sys.modules[module], "__file__"):
+        problem = "run='process' needs a function of a file, not of an interactive session"
+    else:
+        return
+    raise TaskDefinitionError(task, f"{problem}, as another process has to import it")
 
 
 def _takes_context(function: Callable[..., Any]) -> bool:

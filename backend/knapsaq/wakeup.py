@@ -39,7 +39,7 @@ class Wakeup:
     ) -> None:
         self._queue = queue
         self._on_schedules = on_schedules
-        self._signal = signal
+        self.signal = signal
         self._watching: asyncio.Task[None] | None = None
         self._ahead: asyncio.Task[Advance | None] | None = None
         self._blocking = Line(queue.redis, patience=BLOCK_SECONDS + COMMAND_TIMEOUT, numbered=True)
@@ -68,15 +68,16 @@ class Wakeup:
 
     async def unblock(self) -> None:
         """End the watch, and with it the claim behind it."""
-        for _ in range(UNBLOCKED_TIMES):
-            if self._ahead is None or self._ahead.done():
-                return
-            try:
-                if (number := self._blocking.number) is not None:
-                    await self._queue.line.execute("CLIENT", "UNBLOCK", number)
-            except (RedisError, OSError):
-                break
-            await asyncio.wait({self._ahead}, timeout=UNBLOCKED_SECONDS)
+        try:
+            async with asyncio.timeout(UNBLOCKED_SECONDS * UNBLOCKED_TIMES):
+                while self._ahead is not None and not self._ahead.cancelled():
+                    if self._ahead.done():
+                        return
+                    if (number := self._blocking.number) is not None:
+                        await self._queue.line.execute("CLIENT", "UNBLOCK", number)
+                    await asyncio.wait({self._ahead}, timeout=UNBLOCKED_SECONDS)
+        except (RedisError, OSError):
+            pass  # Redis is away, or hangs
         await self._blocking.close()
         if self._ahead is not None:
             await asyncio.wait({self._ahead})
@@ -100,7 +101,7 @@ class Wakeup:
             self._blocks = False
             await asyncio.sleep(PAUSE)
         if self._ahead is None or self._ahead.done():
-            self._signal.set()
+            self.signal.set()
 
     async def _claim_behind(self, worker: str) -> Advance | None:
         if not self._blocks:  # nothing would hold the claim back, and a full server would be asked without pause
@@ -111,11 +112,11 @@ class Wakeup:
             await asyncio.sleep(PAUSE)
             return None
         finally:
-            self._signal.set()
+            self.signal.set()
 
     def _take(self, push: object) -> None:
         match push:
             case [_, channel, message] if channel == self._queue.keys.schedules_wake.encode():
                 self._on_schedules(message if isinstance(message, bytes) else b"")
             case _:
-                self._signal.set()
+                self.signal.set()

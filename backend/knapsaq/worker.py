@@ -32,11 +32,11 @@ from knapsaq.context import Context
 from knapsaq.exchange import Exchange
 from knapsaq.executor import Executor
 from knapsaq.liveness import LeaseKeeper, call_in
-from knapsaq.outcomes import Aborted, Dead, Failed, Outcome, Released, Retried, Succeeded
+from knapsaq.outcomes import Aborted, Dead, Failed, Outcome, Released, Retried
 from knapsaq.providers import Injector
 from knapsaq.queue import Queue
 from knapsaq.registry import Registry, refuse_duplicates
-from knapsaq.running import Running
+from knapsaq.running import Running, tell
 from knapsaq.scheduler import Scheduler
 from knapsaq.settings import Settings
 from knapsaq.timing import now_ms
@@ -59,7 +59,7 @@ class Worker(SaqWorker[Any]):
 
     Raises:
         MissingProviderError: A task of the queue asks for something that nobody provides.
-        TaskDefinitionError, InvalidArgumentsError: A task's annotations or a schedule's arguments cannot be used.
+        TaskDefinitionError, InvalidArgumentsError: A task's annotations, limits or schedules cannot be used.
         RouteError: A route of the registry leads to no task.
     """
 
@@ -86,7 +86,7 @@ class Worker(SaqWorker[Any]):
         super().__init__(queue, functions, **{**defaults, **saq_options, **given})
         tasks = self.registry.get_all_tasks()
         for task in tasks:
-            task.signature.verify(task.injected)
+            task.verify(self.settings.task_timeout)
         self._injector = Injector(tasks)
         self._executor = Executor(self.registry, self._injector, self.settings, self.functions, self.concurrency)
         self._scheduler = Scheduler(queue, tasks, self.id)
@@ -110,13 +110,14 @@ class Worker(SaqWorker[Any]):
         loop = asyncio.get_running_loop()
         self.event = self._exchange.stop = asyncio.Event()
         self._ended.clear()
+        self._exchange.begin(lambda: not (self.tasks or self._hooks))
         for number in self.SIGNALS:
             loop.add_signal_handler(number, self.request_stop)
         keeper = LeaseKeeper(
             self.queue,
             self.id,
             on_expired=lambda: call_in(loop, self._expired.set),
-            on_work=lambda: call_in(loop, self._signal.set),
+            on_work=lambda: call_in(loop, self._exchange.hear_of_work),
         )
         duties: list[asyncio.Task[None]] = []
         try:
@@ -139,6 +140,7 @@ class Worker(SaqWorker[Any]):
             try:
                 await self._close(duties, keeper)
             finally:
+                self._exchange.end()
                 self._ended.set()
                 events.worker_stopped(self.id)
 
@@ -176,6 +178,7 @@ class Worker(SaqWorker[Any]):
             await asyncio.wait(self._hooks, timeout=self.grace)
         await self._wakeup.close()
         steps: list[tuple[str, Callable[[], Awaitable[object]]]] = [
+            ("ending the processes", self._executor.close),
             ("giving the lease up", lambda: asyncio.to_thread(keeper.stop)),
             ("taking the worker off the list", lambda: self.queue.forget_worker(self.id)),
             ("a provider's clean-up", self._injector.close),
@@ -206,8 +209,9 @@ class Worker(SaqWorker[Any]):
             for claim in step.claims:
                 self._begin(claim)
             self._exchange.post(*step.unreadable)
-            for job_id, reason in step.aborts.items():
-                self._abort_running(job_id, reason)
+            for job_id, abort in step.aborts.items():
+                if running := self._running.get(job_id):
+                    running.interrupt(Aborted(abort.reason), gently=not abort.terminate)
             # Jobs that do not wait for anything end in this turn, and need no stamp.
             await asyncio.sleep(0)
             if not self._exchange.pending and not any(self._goes_on(one) for one in self._begun):
@@ -242,6 +246,10 @@ class Worker(SaqWorker[Any]):
             self._exchange.post(self.queue.settlement(claim, dead))
             events.job_died(job)
             return
+        if job.meta and (reason := job.expired(self.queue.now_ms())):
+            self._exchange.post(self.queue.settlement(claim, Aborted(reason)))
+            events.job_ended(job, job.status.value)
+            return
         if job.status is not Status.ACTIVE:  # else its worker died, which spends no attempt
             job.attempts += 1
         if self.event.is_set():
@@ -262,18 +270,13 @@ class Worker(SaqWorker[Any]):
         running.begun = True
         ctx = Context(self.context, job=job, queue=self.queue)
         outcome = running.ends_as or await self._attempt(running, ctx)
-        if running.ends_as is not None and not isinstance(outcome, Succeeded):
-            outcome = running.ends_as  # the task turned its cancellation into an error of its own
+        if running.ends_as is not None:
+            outcome = running.settled(running.ends_as, outcome)
         self.tasks.discard(running.task)
         if not self._goes_on(running):
             return  # it was given up while it did not end
         self._end(running, outcome)
-        if isinstance(outcome, Retried):
-            events.job_retried(job, outcome.after)
-        elif isinstance(outcome, Dead):
-            events.job_died(job)
-        else:
-            events.job_ended(job, job.status.value)
+        tell(job, outcome)
         if self.after_process:
             self._hooks.add(running.task)
             running.task.add_done_callback(self._hooks.discard)
@@ -296,15 +299,10 @@ class Worker(SaqWorker[Any]):
         job = running.claim.job
         return Retried(reason, job.next_retry_delay()) if job.retryable else Failed(reason)
 
-    def _abort_running(self, job_id: str, reason: str) -> None:
-        running = self._running.get(job_id)
-        if running is not None:
-            running.interrupt(Aborted(reason))
-
     def _release_running(self) -> None:
         """Interrupt the running jobs; each is put back without spending an attempt."""
         for running in self._running.values():
-            running.interrupt(Released("the worker stopped"))
+            running.interrupt(Released("the worker stopped"), gently=True)
 
     def _give_up_running(self) -> None:
         """Put back the jobs that do not end although they were cancelled."""
@@ -381,6 +379,7 @@ class Worker(SaqWorker[Any]):
                 await self._exchange.next(0)
             await self._wakeup.close()
             await self._injector.close()
+            await self._executor.close()
             await asyncio.to_thread(keeper.stop)  # which leaves the lease as long as a claim is left
         return True
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from knapsaq.claims import CRASH_LIMIT, Claim
-from knapsaq.outcomes import Aborted, Dead, Failed, Outcome, Released, Retried, Succeeded
+from knapsaq.outcomes import Aborted, Dead, Failed, Outcome, Released, Retried, Snoozed, Succeeded
 
 APART_MS = 100
 """How long a job at its last chance steps aside while its worker runs another one."""
@@ -224,7 +224,9 @@ class Model:
             self.records[key] = replace(copy, status="queued", error=outcome.error)
         else:
             self.records[key] = replace(copy, status="queued", attempts=copy.attempts - 1)
-        if outcome.after:
+        if isinstance(outcome, Snoozed):
+            self.deaths.pop(key, None)
+        if outcome.after and key not in self.aborts:
             self.delayed[key] = now_ms + int(outcome.after * 1000)
         elif isinstance(outcome, Retried):
             self.waiting.append(key)

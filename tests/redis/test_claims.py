@@ -12,7 +12,7 @@ from tests.support import left_behind, lists, store
 
 from knapsaq import Job, Queue, Settings
 from knapsaq.claims import CRASH_LIMIT, Claim
-from knapsaq.outcomes import Aborted, Dead, Failed, Outcome, Released, Retried, Succeeded
+from knapsaq.outcomes import Aborted, Dead, Failed, Outcome, Released, Retried, Snoozed, Succeeded
 from knapsaq.registry import AnyTask
 from knapsaq.testing import ManualClock
 
@@ -114,6 +114,49 @@ class TestClaim:
 
         assert await queue.claim(5, worker="w") == []
         assert (await lists(queue))["active"] == []
+
+
+@pytest.mark.usefixtures("echo")
+class TestSnooze:
+    async def test_a_snoozed_job_is_due_when_it_said_with_its_attempts_and_without_its_crashes(
+        self, settings: Settings, queue: Queue
+    ) -> None:
+        """Workers that died over it before are forgotten, as it has run and ended in its own way."""
+        clock = ManualClock()
+        timed = Queue(queue.redis, "default", registry=queue.registry, settings=settings, clock=clock)
+        job = await queued(timed)
+        redis: Any = queue.redis
+        await redis.hset(timed.keys.crashes, job.id, "1 dead\n" * (CRASH_LIMIT - 1))
+        [claim] = await timed.claim(1, worker="w")
+        assert claim.crashes == CRASH_LIMIT - 1
+        claim.job.attempts += 1
+
+        assert await timed.settle(claim, Snoozed("later", 60.0), worker="w")
+        assert await redis.exists(timed.keys.crashes) == 0
+        stored = await timed.job(job.key)
+        assert stored is not None
+        assert (stored.status.value, stored.attempts, stored.error) == ("queued", 0, None)
+        assert await timed.claim(1, worker="w") == []
+        clock.advance(60.1)
+        [again] = await timed.claim(1, worker="w")
+        assert again.crashes == 0
+        await timed.settle(again, Succeeded("done"), worker="w")
+        assert await left_behind(queue) == []
+
+    @pytest.mark.parametrize("outcome", [Snoozed("later", 7200.0), Retried("error", 7200.0), Released("stop", 5.0)])
+    async def test_one_that_is_to_be_aborted_does_not_wait_out_its_delay(self, queue: Queue, outcome: Outcome) -> None:
+        """Its attempt ended before it heard of that; the next claim comes at once, and with the reason."""
+        job = await queued(queue)
+        [claim] = await queue.claim(1, worker="w")
+        await job.abort("enough")
+        assert await queue.settle(claim, outcome, worker="w")
+
+        step = await queue.advance("other", [], 5)
+        [again] = step.claims
+        assert again.job.key == job.key
+        assert list(step.aborts) == [job.id]
+        await queue.settle(again, Succeeded("done"), worker="other")
+        assert await left_behind(queue) == []
 
 
 @pytest.mark.usefixtures("echo")

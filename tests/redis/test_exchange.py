@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 from tests.redis.conftest import Gate
-from tests.support import ended, eventually, left_behind, lists, working
+from tests.support import Server, ended, eventually, left_behind, lists, working
 
 from knapsaq import Client, OptionError, Queue, Registry, Settings, connect
 from knapsaq.claims import Settlement
@@ -155,6 +158,85 @@ class TestAhead:
                 assert job.attempts == 1
         assert await left_behind(queue) == []
 
+    async def test_workers_that_share_a_loop_claim_nothing_ahead(
+        self, client: Client, registry: Registry, echo: AnyTask
+    ) -> None:
+        """A task of one may block the loop, and what the other's claim brings would wait for that."""
+        async with working(client.queue()) as worker, working(client.queue("mail")):
+            await asyncio.sleep(0)
+            await ended(await echo.enqueue(text="hi"))
+            await eventually(lambda: blocked(client.queue()))
+            assert worker._exchange.ahead is None
+
+    async def test_a_worker_whose_hook_runs_claims_nothing_ahead(self, queue: Queue, echo: AnyTask) -> None:
+        """As with a task: the hook may block the loop."""
+        gate = asyncio.Event()
+
+        async def wait(_ctx: Any) -> None:
+            await gate.wait()
+
+        async with working(queue, after_process=wait) as worker:
+            await ended(await echo.enqueue(text="hi"))
+            await eventually(lambda: blocked(queue))
+            assert worker._exchange.ahead is None
+            gate.set()
+
+    async def test_a_claim_whose_line_is_dead_without_a_word_is_given_up(
+        self, queue: Queue, producer: Queue, echo: AnyTask, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The thread of the lease sees the job wait, and the worker asks over its other line."""
+        async with working(queue) as worker:
+            await eventually(lambda: is_armed(worker))
+            wire = worker._wakeup._blocking._wire
+            assert wire is not None
+            monkeypatch.setattr(wire, "data_received", lambda _data: None)
+            job = await producer.enqueue("echo", text="hi")
+            for _ in range(2):
+                worker._exchange.hear_of_work()
+                await asyncio.sleep(0)
+            await ended(job)
+
+    @pytest.mark.parametrize("fault", ["hangs", "away"])
+    async def test_an_idle_worker_stops_soon_where_redis_does_not_answer(
+        self, tmp_path: Path, settings: Settings, registry: Registry, fault: str
+    ) -> None:
+        """It waits for the end of its claim no longer than for anything else."""
+        server = Server(tmp_path / "server")
+        own = settings.model_copy(update={"broker_url": server.start()})
+        async with connect(own, registry=registry) as client:
+            queue = client.queue()
+            queue.line._patience = 1.0
+            async with working(queue) as worker:
+                await eventually(lambda: is_armed(worker))
+                pid = int((await queue.redis.info("server"))["process_id"])
+                os.kill(pid, signal.SIGSTOP if fault == "hangs" else signal.SIGKILL)
+                try:
+                    worker.request_stop()
+                    asked = time.monotonic()
+                    await eventually(lambda: worker._exchange.ahead is None, within=8)
+                    assert time.monotonic() - asked < 8
+                finally:
+                    if fault == "hangs":
+                        os.kill(pid, signal.SIGCONT)
+        server.stop()
+
+    async def test_a_worker_can_be_started_again_after_it_was_cancelled_while_it_waited(
+        self, queue: Queue, echo: AnyTask
+    ) -> None:
+        """The claim of its first life does not end the second."""
+        worker = Worker(queue)
+        worker.SIGNALS = []
+        running = asyncio.create_task(worker.start())
+        await eventually(lambda: is_armed(worker))
+        running.cancel()
+        await asyncio.sleep(0)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        again = asyncio.create_task(worker.start())
+        await ended(await echo.enqueue(text="hi"))
+        await worker.stop()
+        await again
+
     async def test_a_job_that_came_while_the_process_stood_still_is_not_begun(
         self, queue: Queue, producer: Queue, echo: AnyTask
     ) -> None:
@@ -179,7 +261,9 @@ class TestAhead:
         assert (await queue.advance("w", [], -1)).claims == []
         await queue.redis.zadd(queue.keys.leases, {"w": clock()})
         assert (await queue.advance("w", [], -1)).claims == []
-        await queue.redis.zadd(queue.keys.leases, {"w": clock() + 1})
+        await queue.redis.zadd(queue.keys.leases, {"w": clock() + queue.settings.lease * 600})
+        assert (await queue.advance("w", [], -1)).claims == []
+        await queue.redis.zadd(queue.keys.leases, {"w": clock() + queue.settings.lease * 800})
         assert len((await queue.advance("w", [], -1)).claims) == 1
 
 

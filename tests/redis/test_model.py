@@ -24,10 +24,10 @@ from tests.chaos.site import LONG_FORM
 from tests.redis.model import Hold, Letter, Model, Move, Record, Snapshot, conserved, kept, owned
 
 from knapsaq import Job, Registry, Settings, connect
-from knapsaq.claims import CRASH_LIMIT, Claim
+from knapsaq.claims import CRASH_LIMIT, Abort, Claim
 from knapsaq.dead_letters import DeadJob
 from knapsaq.liveness import LeaseKeeper
-from knapsaq.outcomes import Aborted, Dead, Failed, Outcome, Released, Retried, Succeeded
+from knapsaq.outcomes import Aborted, Dead, Failed, Outcome, Released, Retried, Snoozed, Succeeded
 from knapsaq.sweeping import rescue
 from knapsaq.testing import ManualClock
 from knapsaq.upkeep import Rescuer
@@ -58,6 +58,7 @@ OUTCOMES: dict[str, Callable[[str], Outcome | None]] = {
     "retried later": lambda text: Retried(text, 1.5),
     "released": Released,
     "released later": lambda text: Released(text, 30.0),
+    "snoozed": lambda text: Snoozed(text, 20.0),
     "aborted": Aborted,
     "dead": Dead,
 }
@@ -206,7 +207,8 @@ class QueueMachine(RuleBasedStateMachine):
             self.lost(key)
         self.took(worker, step.claims, claimed)
         assert step.unreadable == []
-        assert step.aborts == {self.queue.job_id(key): why for key, why in self.model.aborts_of(worker).items()}
+        wanted = self.model.aborts_of(worker).items()
+        assert step.aborts == {self.queue.job_id(key): Abort(why, terminate=True) for key, why in wanted}
         due_ms = self.model.next_due_ms()
         assert step.wait == (pytest.approx((due_ms - self.clock()) / 1000, abs=0.001) if due_ms else None)
 
@@ -366,7 +368,7 @@ class QueueMachine(RuleBasedStateMachine):
             leases={worker.decode(): int(end) for worker, end in leases},
             claims={key_of(one.decode()): token.decode() for one, token in claims.items()},
             crashes={key_of(one.decode()): lines.count(b"\n") for one, lines in crashes.items()},
-            aborts={key_of(one.decode()): reason.decode() for one, reason in aborts.items()},
+            aborts={key_of(one.decode()): Abort.of(entry).reason for one, entry in aborts.items()},
             records={key: msgspec.json.decode(one) for key, one in zip(KEYS, records, strict=True) if one},
             ttls={key: left[job_id] for key, job_id in zip(KEYS, ids, strict=True) if job_id in left},
             others=[name for name, ttl in left.items() if ttl == -1 and name not in known],

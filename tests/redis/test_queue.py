@@ -27,6 +27,7 @@ from knapsaq import (
     Task,
     UnknownTaskError,
 )
+from knapsaq.claims import Abort
 from knapsaq.outcomes import Retried, Succeeded
 from knapsaq.sweeping import Sweeper
 from knapsaq.testing import ManualClock
@@ -229,7 +230,7 @@ class TestAbort:
 
         assert (await stored(queue)).status is Status.ABORTING
         assert (await queue.advance("other", [], 0)).aborts == {}
-        assert (await queue.advance("w", [], 0)).aborts == {claim.job.id: "enough"}
+        assert (await queue.advance("w", [], 0)).aborts == {claim.job.id: Abort("enough", terminate=True)}
         await queue.settle(claim, Succeeded("in time"), worker="w")
         assert (await queue.advance("w", [], 0)).aborts == {}
 

@@ -131,13 +131,14 @@ KEYS = {
     "job": text("saq:job:default:.+"),
     "mark": text("saq:abort:.+|saq:default:fired:.+"),
 }
+VERBS = "stamp|finish|bury|retry|release|snooze"
 ARGS = {
     "now": text(MOMENT.pattern),
     "want": number(),
     "last_chance": one_of(2),  # type: ignore[arg-type]
     "claim": text(TOKENS.pattern),
     "token": text(f"({TOKENS.pattern})?"),
-    "head": text(rf"(stamp|finish|bury|retry|release) -?[\d.]+ (queued|active|complete|failed) {TOKENS.pattern}"),
+    "head": text(rf"({VERBS}) -?[\d.]+ (queued|active|complete|failed) {TOKENS.pattern}"),
     "payload": RECORD,
     "number": number(least=-1),
     "status": one_of("queued", "active", "complete", "failed", "aborted"),
@@ -147,6 +148,7 @@ ARGS = {
     "worker": text("w[12]"),
     "lease_ms": number(least=1000),
     "reason": text("enough"),
+    "terminate": one_of(0, 1),  # type: ignore[arg-type]
     "aborted_payload": RECORD,
     "aborting_payload": RECORD,
     "ttl": number(least=-1),
@@ -361,7 +363,7 @@ class TestReplies:
         stale = ("finish 5 complete other", "{}")
         ours = ("stamp 0 active w1 t1", claimed[1])
         reply = await scripts.advance(queue.line, [*shared, job, job], ["", "w1", 0, "w1 t2", 9000, 2, *stale, *ours])
-        assert reply[2:] == [[0, 1], [], [job.encode(), b"enough"]]
+        assert reply[2:] == [[0, 1], [], [job.encode(), b"1 enough"]]
 
     async def test_due_returns_what_is_due_and_when_the_next_one_is(self, queue: Queue) -> None:
         """Now, name, due time and record of each; then the first that is later, or that the limit has left out."""

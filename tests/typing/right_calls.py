@@ -18,6 +18,7 @@ from knapsaq import (
     Schedule,
     ScheduleEntry,
     ScheduleFire,
+    Snooze,
     connect,
     scheduled_task,
     task,
@@ -70,6 +71,11 @@ def plain_with_context(ctx: Context, *, x: int) -> tuple[int, str]:
     return x, ctx.id
 
 
+@task(run="process", soft_timeout=timedelta(seconds=30), expires=3600)
+def in_a_process(ctx: Context, *, x: int) -> int | Snooze:
+    return Snooze(after=60) if ctx.is_aborted() else x
+
+
 @task(name="mail.send", queue="mail", retries=3, retry_on=(OSError,), timeout=timedelta(minutes=1), run="async")
 async def with_options(ctx: Context, *, to: str) -> None: ...
 
@@ -113,6 +119,7 @@ async def enqueuing() -> None:
     assert_type(await plain.enqueue(1, y=2), Job[int])
     assert_type(await plain_with_context.enqueue(x=1), Job[tuple[int, str]])
     assert_type(await with_options.enqueue(to="a"), Job[None])
+    assert_type(await in_a_process.using(expires=datetime.now(UTC)).enqueue(x=1), Job[int | Snooze])
     assert_type(await of_a_registry.enqueue(to="a"), Job[bytes])
     assert_type(await scheduled.enqueue(), Job[dict[str, int]])
     assert_type(await scheduled_and_plain.enqueue(), Job[int])
@@ -128,6 +135,7 @@ async def waiting() -> None:
     assert_type(await (await plain.enqueue(1, 2)).wait(timeout=5), int)
     assert_type(job.headers, Mapping[str, str])
     assert_type(job.ended, bool)
+    assert_type(await job.revoke(terminate=True, reason="enough"), bool)
 
 
 async def using() -> None:
@@ -151,6 +159,7 @@ async def looking_things_up(ctx: Context) -> None:
     async with connect("embedded", registry=registry) as client:
         assert_type(client, Client)
         assert_type(client.queue("mail"), Queue)
+        assert_type(await client.queue().revoke(["key"]), list[str])
         assert_type(await client.queue().job("key"), Job[Any] | None)
         assert_type(await client.queue().enqueue("mail.send", to="a"), Job[Any] | None)
     assert_type(plain.name, str)
@@ -162,3 +171,4 @@ async def looking_things_up(ctx: Context) -> None:
     assert_type(scheduled.schedules, tuple[Schedule, ...])
     assert_type(ctx.job, Job[Any])
     assert_type(ctx.retries, int)
+    assert_type(ctx.is_aborted(), bool)

@@ -15,6 +15,7 @@ ARGUMENTS: dict[str, object] = {
     "str": "text",
     "object": ["given"],
     "int": 3,
+    "bool": True,
     "float": 1.5,
     "tuple[str, ...]": ("a", "b"),
 }
@@ -73,7 +74,7 @@ def test_the_tree_at_the_head_of_the_module_is_the_tree() -> None:
     drawn: dict[str, str] = {}
     path: list[tuple[int, str]] = []
     for line in errors.__doc__.splitlines():
-        if found := re.match(r"([ │├└─]+)(\w+Error)\b", line):
+        if found := re.match(r"([ │├└─]+)(\w+(?:Error|Exceeded))\b", line):
             depth, name = len(found[1]), found[2]
             path = [step for step in path if step[0] < depth]
             drawn[name] = path[-1][1] if path else "Exception"

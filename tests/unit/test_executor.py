@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, Literal
@@ -10,11 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from knapsaq import Context, Discard, Job, Registry, Retry, Settings
-from knapsaq.errors import TaskTimeoutError
-from knapsaq.executor import MAX_ERROR_CHARACTERS, Executor
+from knapsaq import Context, Discard, Job, Registry, Retry, Settings, Snooze
+from knapsaq.deadline import Steered
+from knapsaq.errors import SoftTimeLimitExceeded, TaskTimeoutError
+from knapsaq.executor import Executor
 from knapsaq.job import META_KEY, UNKNOWN_SINCE, UNLIMITED_BACKOFF
-from knapsaq.outcomes import Aborted, Dead, Failed, Outcome, Released, Retried, Succeeded
+from knapsaq.outcomes import MAX_ERROR_CHARACTERS, Aborted, Dead, Failed, Outcome, Released, Retried, Snoozed, Succeeded
 from knapsaq.providers import Injector
 from knapsaq.timing import now_ms
 
@@ -229,6 +231,14 @@ class TestRetryPolicy:
         """It is no failure, spends no retries, and says why."""
         assert await attempt(raising(Discard("user is gone")), retries=3) == Aborted("discarded: user is gone")
 
+    async def test_a_signal_may_be_returned_as_well(self, attempt: Runner) -> None:
+        """It is the same as raising it."""
+        retried = await attempt(returning(Retry(7)), retries=1)
+        assert isinstance(retried, Retried)
+        assert retried.after == 7.0
+        assert await attempt(returning(Discard("user is gone"))) == Aborted("discarded: user is gone")
+        assert await attempt(returning(Snooze(timedelta(minutes=1)))) == Snoozed("the task put itself off for 60 s", 60)
+
     async def test_arguments_that_do_not_fit_are_not_retried(self, attempt: Runner) -> None:
         """No attempt can change them."""
 
@@ -338,6 +348,167 @@ class TestTimeout:
         outcome = await attempt(raising(TimeoutError("slow server")), timeout=60)
         assert outcome.error.rstrip().endswith("TimeoutError: slow server")
         assert "TaskTimeoutError" not in outcome.error
+
+
+class TestSoftTimeout:
+    """``soft_timeout`` in coroutine functions; that in threads is in ``test_threads.py``."""
+
+    async def test_it_is_raised_at_the_functions_await(self, attempt: Runner) -> None:
+        """The function catches it where it waits, cleans up, waits once more and returns."""
+        seen: list[Any] = []
+
+        async def deep() -> None:
+            try:
+                await asyncio.Event().wait()
+            except SoftTimeLimitExceeded as error:
+                seen.append((error.task, error.seconds))
+                raise
+
+        async def f() -> str:
+            try:
+                await deep()
+            except SoftTimeLimitExceeded:
+                await asyncio.sleep(0.01)
+            task = asyncio.current_task()
+            assert task is not None
+            return f"half of it, {task.cancelling()} cancellations"
+
+        assert await attempt(f, soft_timeout=0.02, timeout=60) == Succeeded("half of it, 0 cancellations")
+        assert seen == [("t", 0.02)]
+
+    async def test_one_that_is_not_caught_is_an_error_like_others(self, attempt: Runner) -> None:
+        """It is retried, and named in ``retry_on`` and ``give_up_on``."""
+
+        async def f() -> None:
+            await asyncio.Event().wait()
+
+        outcome = await attempt(f, soft_timeout=0.01, retries=1)
+        assert isinstance(outcome, Retried)
+        assert outcome.error.rstrip().endswith("SoftTimeLimitExceeded: task 't' has reached its soft limit of 0.01 s")
+        assert isinstance(await attempt(f, soft_timeout=0.01, retries=1, give_up_on=SoftTimeLimitExceeded), Failed)
+
+    async def test_whoever_goes_on_is_cancelled_at_the_hard_limit(self, attempt: Runner) -> None:
+        """Both limits count from the beginning."""
+        seen: list[str] = []
+
+        async def f() -> None:
+            for _ in range(2):
+                try:
+                    await asyncio.Event().wait()
+                except SoftTimeLimitExceeded:
+                    seen.append("soft")
+                except asyncio.CancelledError:
+                    seen.append("hard")
+                    raise
+
+        outcome = await attempt(f, soft_timeout=0.01, timeout=0.5)
+        assert seen == ["soft", "hard"]
+        assert "TaskTimeoutError" in outcome.error
+
+    async def test_one_that_passes_before_the_function_begins_is_raised_at_its_first_await(
+        self, registry: Registry, settings: Settings
+    ) -> None:
+        """Its providers may have taken that long."""
+
+        async def slow() -> str:
+            await asyncio.sleep(0.05)
+            return "made"
+
+        async def f(resource: str) -> str:
+            try:
+                await asyncio.Event().wait()
+            except SoftTimeLimitExceeded:
+                return resource
+            return "never"
+
+        def g(resource: str) -> str:
+            while True:
+                time.sleep(0.001)
+
+        for function in (f, g):
+            options: Any = {"name": "t", "soft_timeout": 0.01, "dependencies": {"resource": slow}}
+            registry.clear()
+            task: Any = registry.task(**options)(function)
+            job: Job[Any] = Job(function="t", attempts=1)
+            executor = Executor(registry, Injector([task]), settings, {}, threads=1)
+            outcome = await executor.run(job, Context(job=job))
+            if function is f:
+                assert outcome == Succeeded("made")
+            else:
+                assert isinstance(outcome, Failed)
+                assert "SoftTimeLimitExceeded" in outcome.error
+
+    async def test_what_was_begun_inside_is_given_up_as_after_a_cancellation(self, attempt: Runner) -> None:
+        """Task groups cancel their children, and a limit of the function's own is not confused."""
+        children: list[str] = []
+
+        async def child() -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                children.append("cancelled")
+
+        async def f() -> str:
+            try:
+                async with asyncio.timeout(60):
+                    async with asyncio.TaskGroup() as group:
+                        group.create_task(child())
+                        group.create_task(child())
+            except SoftTimeLimitExceeded:
+                pass
+            try:
+                async with asyncio.timeout(0.01):
+                    await asyncio.Event().wait()
+            except TimeoutError:
+                return "in time"
+            return "never"
+
+        assert await attempt(f, soft_timeout=0.02) == Succeeded("in time")
+        assert children == ["cancelled"] * 2
+
+    async def test_a_cancellation_of_the_same_moment_goes_first(self) -> None:
+        """Whoever revokes the job is not answered with a reminder."""
+
+        async def f() -> None:
+            await asyncio.Event().wait()
+
+        steered: list[Steered] = []
+
+        async def body() -> None:
+            steered.append(Steered(f(), SoftTimeLimitExceeded("t", 1)))
+            await steered[0]
+
+        running = asyncio.create_task(body())
+        await asyncio.sleep(0)
+        steered[0].interrupt()
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError) as caught:
+            await running
+        assert not isinstance(caught.value, SoftTimeLimitExceeded)
+
+    async def test_whoever_is_in_time_hears_nothing_of_it(self, attempt: Runner) -> None:
+        """Results and errors are those of the function; plain values go in and out."""
+
+        async def f() -> str:
+            await asyncio.sleep(0)
+            future = asyncio.get_running_loop().create_future()
+            asyncio.get_running_loop().call_soon(future.set_exception, KeyError("gone"))
+            try:
+                await future
+            except KeyError:
+                return await asyncio.to_thread(lambda: "done")
+            return "never"
+
+        assert await attempt(f, soft_timeout=60) == Succeeded("done")
+        assert "LookupError" in (await attempt(raising(LookupError()), soft_timeout=60)).error
+
+    async def test_no_timer_is_set_for_what_ends_in_one_turn(
+        self, attempt: Runner, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Most small jobs never get as far as a timer."""
+        loop = asyncio.get_running_loop()
+        monkeypatch.setattr(loop, "call_at", lambda *_args, **_kwargs: pytest.fail("a timer was set"))
+        assert await attempt(returning("done"), soft_timeout=30, timeout=60) == Succeeded("done")
 
 
 class TestCancellation:

@@ -17,12 +17,15 @@ SECONDS_LEGAL = [(0, 0.0), (1.5, 1.5), (timedelta(minutes=2), 120.0), (315_360_0
 SECONDS_ILLEGAL = [-1, 315_360_001, math.nan, math.inf, True, "5", 10**400, timedelta(-1), timedelta.max, [1]]
 NAMES_ILLEGAL = ["", "with space", "a" * 201, "new\nline", 5, ["a"]]
 RETRIES_ILLEGAL = [-1, 10_001, 1.0, True, "3"]
+EXPIRES_LEGAL = [(0.5, 0.5), (timedelta(minutes=2), 120.0), (NOW, NOW)]
+EXPIRES_ILLEGAL = [0, timedelta(0), NOW.replace(tzinfo=None), NOW.date(), *SECONDS_ILLEGAL]
 TTL_ILLEGAL = [-2, 1.5, False, "1", timedelta(1)]
 
 LEGAL: dict[str, list[tuple[Any, Any]]] = {
     "name": [("a", "a"), ("mail.send:v2/{eu}-1", "mail.send:v2/{eu}-1"), ("a" * 200, "a" * 200)],
     "queue": [("mail", "mail")],
     "timeout": SECONDS_LEGAL,
+    "soft_timeout": [(0.5, 0.5), (timedelta(minutes=2), 120.0)],
     "retries": [(0, 0), (10_000, 10_000)],
     "retry_delay": SECONDS_LEGAL,
     "retry_backoff": [(True, True), (False, False), (60, 60.0), (timedelta(hours=1), 3600.0)],
@@ -30,13 +33,15 @@ LEGAL: dict[str, list[tuple[Any, Any]]] = {
     "retry_on": [(OSError, (OSError,)), ((OSError, KeyError), (OSError, KeyError)), ((), ())],
     "give_up_on": [(ValueError, (ValueError,))],
     "ttl": [(-1, -1), (0, 0), (60, 60)],
-    "run": [("async", "async"), ("thread", "thread")],
+    "expires": EXPIRES_LEGAL,
+    "run": [("async", "async"), ("thread", "thread"), ("process", "process")],
     "dependencies": [({"db": print}, {"db": print})],
 }
 ILLEGAL: dict[str, list[Any]] = {
     "name": NAMES_ILLEGAL,
     "queue": NAMES_ILLEGAL,
     "timeout": SECONDS_ILLEGAL,
+    "soft_timeout": [0, timedelta(0), *SECONDS_ILLEGAL],
     "retries": RETRIES_ILLEGAL,
     "retry_delay": SECONDS_ILLEGAL,
     "retry_backoff": ["yes", -1, math.nan],
@@ -44,7 +49,8 @@ ILLEGAL: dict[str, list[Any]] = {
     "retry_on": ["OSError", [OSError], OSError("an instance"), (OSError, int)],
     "give_up_on": [5, ("ValueError",)],
     "ttl": TTL_ILLEGAL,
-    "run": ["process", "", True, []],
+    "expires": EXPIRES_ILLEGAL,
+    "run": ["fork", "", True, []],
     "dependencies": [5, ["db"], {1: print}, {"no name": print}],
 }
 CALL_LEGAL: dict[str, list[tuple[Any, Any]]] = {
@@ -55,6 +61,7 @@ CALL_LEGAL: dict[str, list[tuple[Any, Any]]] = {
     "timeout": SECONDS_LEGAL,
     "retries": [(3, 3)],
     "ttl": [(-1, -1)],
+    "expires": EXPIRES_LEGAL,
     "headers": [({"trace": "1"}, {"trace": "1"}), ({}, {})],
 }
 CALL_ILLEGAL: dict[str, list[Any]] = {
@@ -65,6 +72,7 @@ CALL_ILLEGAL: dict[str, list[Any]] = {
     "timeout": SECONDS_ILLEGAL,
     "retries": RETRIES_ILLEGAL,
     "ttl": TTL_ILLEGAL,
+    "expires": EXPIRES_ILLEGAL,
     "headers": ["ab", ["ab"], 5, {"n": 1}, {1: "n"}],
 }
 
@@ -122,6 +130,14 @@ class TestOptionsOfATask:
 
         assert registry.names() == ()
 
+    @pytest.mark.parametrize("soft", [60, 61, timedelta(minutes=2)])
+    def test_a_soft_limit_is_below_the_hard_one(self, soft: Any) -> None:
+        """It would never be raised; without a hard one any will do."""
+        with pytest.raises(OptionError, match="expected less than timeout, which is 60 s"):
+            TaskOptions.build("here", {"timeout": 60, "soft_timeout": soft})
+        TaskOptions.build("here", {"timeout": 0, "soft_timeout": soft})
+        TaskOptions.build("here", {"timeout": 121, "soft_timeout": soft})
+
     def test_options_do_not_change_with_the_dictionary_they_were_given_in(self) -> None:
         """Options are frozen, providers included."""
         providers = {"db": print}
@@ -152,6 +168,12 @@ class TestOptionsOfACall:
             CallOptions().merged("here", {"delay": 1, "eta": NOW})
         with pytest.raises(OptionError, match="either delay or eta"):
             CallOptions().merged("here", {"eta": NOW}).merged("there", {"delay": 1})
+
+    def test_a_job_cannot_expire_before_it_is_due(self) -> None:
+        """It would never run."""
+        with pytest.raises(OptionError, match="a moment after eta"):
+            CallOptions().merged("here", {"expires": NOW}).merged("there", {"eta": NOW})
+        CallOptions().merged("here", {"expires": NOW + timedelta(1), "eta": NOW})
 
     def test_later_options_lie_on_top_of_earlier_ones(self) -> None:
         """``.using(...)`` can be chained; what is not named again stays, and the first is not changed."""

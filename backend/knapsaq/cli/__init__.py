@@ -12,6 +12,7 @@ import rich_click as click
 from knapsaq.cli.doctor import doctor
 from knapsaq.cli.enqueue import enqueue
 from knapsaq.cli.reporting import DEBUG_VARIABLE, ReportingGroup
+from knapsaq.cli.revoke import revoke
 from knapsaq.cli.schedules import schedules
 from knapsaq.cli.tasks import tasks
 from knapsaq.cli.worker import worker
@@ -26,6 +27,7 @@ knapsaq -A app.queue.config tasks
 knapsaq -A app.queue.config enqueue send_email to=a@example.com --wait
 
 knapsaq -A app.queue.config schedules list
+knapsaq -A app.queue.config revoke bZ5qHx4Zr3c8TtVWmLkzaQ
 
 knapsaq -A app.queue.config doctor
 """
@@ -50,4 +52,5 @@ main.add_command(worker)
 main.add_command(tasks)
 main.add_command(enqueue)
 main.add_command(schedules)
+main.add_command(revoke)
 main.add_command(doctor)

@@ -14,6 +14,7 @@ import msgspec
 import rich_click as click
 from rich.text import Text
 
+from knapsaq.children import find_again
 from knapsaq.cli.loading import App, load
 from knapsaq.cli.reporting import output
 from knapsaq.client import Client, connect
@@ -152,7 +153,8 @@ def _tasks(registry: Registry, settings: Settings) -> Iterator[Finding]:
     wrong = 0
     for task in tasks:
         try:
-            task.signature.verify(task.injected)
+            task.verify(settings.task_timeout)
+            find_again(task)
             Injector([task])
         except KnapsaqError as error:
             wrong += 1

@@ -13,7 +13,7 @@
 | `saq:<queue>:dead` | sorted set | ids of dead letters by the millisecond of their death | replay, discard, retry |
 | `saq:<queue>:dead:records` | hash | what each dead job's record was | replay, discard |
 | `saq:<queue>:dead:reasons` | hash | why it died, and the deaths of its workers | replay, discard |
-| `saq:<queue>:aborts` | hash | why a running job is to end | finish, one hour |
+| `saq:<queue>:aborts` | hash | whether a running job is to end at once, and why | finish, one hour |
 | `saq:<queue>:fired:<key>` | string | that a cron job of SAQ was queued for its due time | one day |
 | `saq:<queue>:schedules` | hash | what the code says of each schedule, and what operators changed | removed |
 | `saq:<queue>:schedules:due` | sorted set | schedules by the millisecond they are due at; no paused ones | removed |

@@ -115,6 +115,7 @@ class Line:
             raise
 
     async def _connect(self, loop: asyncio.AbstractEventLoop) -> _Wire:
+        self.number = None
         connection: Any = self._pool.make_connection()
         connection.protocol = 2  # replies have the shapes of RESP2, whatever the client's own connections speak
         await connection.connect()

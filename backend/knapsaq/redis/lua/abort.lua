@@ -1,34 +1,52 @@
--- End a job on purpose: at once if it waits, through its worker if it runs.
--- keys: queued active incomplete aborts crashes job
--- args: reason aborted_payload ttl aborting_payload channel
--- Returns 'ended' (nothing changed), 'aborted' or 'aborting'.
-local queued, active, incomplete, aborts, crashes, job = unpack(KEYS)
-local reason, aborted_payload, ttl, aborting_payload, channel = unpack(ARGV)
+-- End jobs on purpose: at once those that wait, through its worker one that runs.
+-- keys: queued active incomplete aborts crashes | job
+-- args: reason terminate channel | aborted_payload ttl aborting_payload
+-- Returns for each job 'ended' (nothing changed), 'aborted' or 'aborting'.
+local queued, active, incomplete, aborts, crashes = unpack(KEYS, 1, 5)
+local reason, terminate, channel = unpack(ARGV, 1, 3)
+local OWN_KEYS = 5
+local OWN_ARGS = 3
 local KEPT_SECONDS = 3600
+local call = redis.call
 
-if not redis.call('ZSCORE', incomplete, job) then
-  return 'ended'
-end
-if redis.call('LPOS', active, job) then
-  -- SAQ's own workers look at the status, ours hear of the reason with their next call.
-  redis.call('SET', job, aborting_payload)
-  redis.call('HSET', aborts, job, reason)
-  redis.call('EXPIRE', aborts, KEPT_SECONDS)
-  redis.call('PUBLISH', job, 'aborting')
-  redis.call('PUBLISH', channel, 'abort')
-  return 'aborting'
+-- SAQ's own workers look at the status, ours hear of the order with their next call. One to terminate stands.
+local function tell_worker(job, payload)
+  call('SET', job, payload)
+  if terminate == '1' or string.sub(call('HGET', aborts, job) or '', 1, 1) ~= '1' then
+    call('HSET', aborts, job, terminate .. ' ' .. reason)
+  end
+  call('EXPIRE', aborts, KEPT_SECONDS)
+  call('PUBLISH', job, 'aborting')
 end
 
-redis.call('LREM', queued, 1, job)
-redis.call('ZREM', incomplete, job)
-redis.call('HDEL', crashes, job)
-redis.call('HDEL', aborts, job)
-if tonumber(ttl) > 0 then
-  redis.call('SET', job, aborted_payload, 'EX', ttl)
-elseif tonumber(ttl) == 0 then
-  redis.call('SET', job, aborted_payload)
-else
-  redis.call('DEL', job)
+local function finish(job, payload, ttl)
+  call('LREM', queued, 1, job)
+  call('ZREM', incomplete, job)
+  call('HDEL', crashes, job)
+  call('HDEL', aborts, job)
+  if ttl > 0 then
+    call('SET', job, payload, 'EX', ttl)
+  elseif ttl == 0 then
+    call('SET', job, payload)
+  else
+    call('DEL', job)
+  end
+  call('PUBLISH', job, 'aborted')
 end
-redis.call('PUBLISH', job, 'aborted')
-return 'aborted'
+
+local answers, told = {}, false
+for i = 1, #KEYS - OWN_KEYS do
+  local job, at = KEYS[OWN_KEYS + i], OWN_ARGS + 3 * i - 2
+  if not call('ZSCORE', incomplete, job) then
+    answers[i] = 'ended'
+  elseif call('LPOS', active, job) then
+    answers[i] = 'aborting'
+    told = true
+    tell_worker(job, ARGV[at + 2])
+  else
+    answers[i] = 'aborted'
+    finish(job, ARGV[at], tonumber(ARGV[at + 1]))
+  end
+end
+if told then call('PUBLISH', channel, 'abort') end
+return answers

@@ -1,14 +1,14 @@
 -- Settle what has ended, promote what is due, claim what may run: one step.
 -- keys: queued active incomplete leases claims aborts crashes dead records reasons | job
 -- args: now worker want claim lease_ms last_chance | head payload
--- Below 0, want counts only while the worker's lease stands.
+-- Below 0, want counts only while the worker renews its lease in time.
 -- Returns now in ms, the next due time in seconds or '', 1 or 0 for each settlement, the claimed jobs as id, payload,
 -- deaths; and the claimed jobs that somebody wants aborted as id, reason.
 -- A claim, worker and token, is the job's entry in the one hash of all claims; a settlement counts only while its
 -- token is there; its head is verb, number, status and token with spaces between. A worker without a lease gets one before it claims, so that somebody watches every claim's owner.
--- Verbs: stamp, finish and bury (number is the ttl), retry and release (number is the delay in seconds; a released job
--- without one goes to the front). A buried job is finished, and its record as it was goes to the dead letters; the
--- payload's first line is the reason. Of the
+-- Verbs: stamp, finish and bury (number is the ttl), retry, release and snooze (number is the delay in seconds; a
+-- released job without one goes to the front, and a snoozed one leaves its crashes behind). A buried job is finished, and
+-- its record as it was goes to the dead letters; the payload's first line is the reason. Of the
 -- jobs with as many crashes as last_chance says a worker gets one at a time: the next crash tells for sure which job
 -- it was. The others wait a moment.
 local queued, active, incomplete, leases, claims, aborts, crashes, dead, records, reasons = unpack(KEYS, 1, 10)
@@ -20,6 +20,7 @@ local DUE_AT_ONCE = 1000
 local LOOKED_AT_ONCE = 10000
 local APART_SECONDS = 0.1
 local ABORTED_SECONDS = 3600
+local LEFT_AT_LEAST = 0.7 -- of a lease, which is renewed five times in its length
 local call = redis.call
 
 if now == '' then
@@ -30,9 +31,9 @@ else
 end
 
 if want < 0 then
-  -- It has waited here for a push: its worker may be dead by now, or stand still.
+  -- It has waited here for a push: its worker may be dead by now, or stand still, and is late with its lease.
   local lease = call('ZSCORE', leases, worker)
-  want = lease and tonumber(lease) > now and -want or 0
+  want = lease and tonumber(lease) > now + LEFT_AT_LEAST * lease_ms and -want or 0
 end
 
 local some_crashed = call('HLEN', crashes) > 0
@@ -119,11 +120,13 @@ if count > 0 then
           keep(job, payload, number)
         else
           call('SET', job, payload)
-          if number > 0 then
+          if verb == 'snooze' and some_crashed then call('HDEL', crashes, job) end
+          -- One that is to be aborted waits for nothing: whoever claims it next hears of that.
+          if number > 0 and not (some_aborts and call('HEXISTS', aborts, job) == 1) then
             call('ZADD', incomplete, string.format('%.3f', now / 1000 + number), job)
           else
             call('ZADD', incomplete, 0, job)
-            if verb == 'release' then
+            if verb ~= 'retry' then
               released[#released + 1] = job
             else
               call('RPUSH', queued, job)
