@@ -23,23 +23,20 @@ from typing import Any, NamedTuple, cast
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
-from saq.job import TERMINAL_STATUSES, Status
 from saq.job import Job as SaqJob
+from saq.job import Status
 from saq.queue.base import JobError as SaqJobError
 from saq.types import WorkerInfo
 
 from knapsaq import events
 from knapsaq.batching import Batcher
-from knapsaq.dead_letters import DeadJob, DeadLetters
+from knapsaq.changing import ChangingQueue
 from knapsaq.errors import InvalidArgumentsError, JobMissingError, PayloadTooLargeError, UnknownTaskError
 from knapsaq.job import FIELDS, Job, new_key
 from knapsaq.options import CallOptions
-from knapsaq.reading import ReadingQueue
 from knapsaq.redis import scripts
 from knapsaq.redis.connection import broker_errors, open_redis
-from knapsaq.revoking import Revoker
 from knapsaq.scheduling import ScheduleStore
-from knapsaq.sweeping import Sweeper
 from knapsaq.task import each_call
 from knapsaq.timing import now_ms
 
@@ -59,7 +56,7 @@ class _Request(NamedTuple):
     once: bool
 
 
-class Queue(ReadingQueue):
+class Queue(ChangingQueue):
     """One queue in Redis.
 
     Args:
@@ -74,9 +71,6 @@ class Queue(ReadingQueue):
     def __init__(self, redis: Redis, name: str = "default", **options: Any) -> None:
         super().__init__(redis, name, **options)
         self._storing = Batcher(self._store, STORED_A_CALL, _weight)
-        self._dead_letters = DeadLetters(self)
-        self._revoker = Revoker(self)
-        self.sweeper = Sweeper(self)
         self.schedules = ScheduleStore(self)
 
     @classmethod
@@ -256,97 +250,6 @@ class Queue(ReadingQueue):
         if len(payload) > limit:
             raise PayloadTooLargeError(f"arguments of task {job.function!r}", len(payload), limit)
         return payload
-
-    async def abort(self, job: SaqJob, error: str, ttl: float = 5) -> None:  # noqa: ARG002 - SAQ's signature
-        """End a job on purpose: at once if it waits, through its worker if it runs; nothing if it has ended."""
-        await self._revoker.end([job], error, terminate=True)
-
-    async def revoke(self, keys: str | Iterable[str], *, terminate: bool = False, reason: str = "revoked") -> list[str]:
-        """End jobs on purpose; ``wait()`` then raises ``JobRevokedError``.
-
-        Those that wait never run. Of those that run, ``async`` tasks are cancelled at once, and clean up; functions in
-        a thread or a process that take ``ctx`` find ``ctx.is_aborted()`` true; what they return after that does not
-        count. Functions there that cannot ask are given up: their process is killed, their thread is left behind.
-
-        Args:
-            keys: The jobs' keys, or one; a hundred take two round trips.
-            terminate: Whether functions that could ask are given up as well.
-            reason: What their ``error`` says; at most 1,000 characters.
-
-        Returns:
-            The keys of those that had not ended.
-
-        Raises:
-            OptionError: A key or the reason is no text.
-            BrokerError: Redis cannot be reached.
-        """
-        return [job.key for job in await self.revoke_jobs(keys, terminate, reason)]
-
-    async def revoke_jobs(self, keys: str | Iterable[str], terminate: bool, reason: str) -> list[Job[Any]]:
-        """Do the same and return the jobs as they are now."""
-        with broker_errors(self.settings.redacted_broker_url):
-            return await self._revoker.revoke(keys, reason, terminate=terminate)
-
-    async def _retry(self, job: SaqJob, error: str | None) -> None:  # noqa: ARG002 - SAQ's signature
-        delay = 0 if job.attempts == 0 else job.next_retry_delay()
-        score = self.now_ms() / 1000 + delay if delay else 0
-        own = self.keys
-        keys = [own.queued, own.active, own.incomplete, own.claims, own.aborts, own.crashes]
-        keys += [own.dead, own.dead_records, own.dead_reasons, job.id]
-        await scripts.retry(self.line, keys, [self.serialize(job), score])
-
-    async def _update(self, job: SaqJob, status: Status | None = None, **kwargs: Any) -> None:  # noqa: ARG002
-        # Only a copy that knows the end may be written over it: any other lacks the result.
-        knows_end = job.status in TERMINAL_STATUSES
-        token = job.token if isinstance(job, Job) else ""
-        if status is None and token and not knows_end:
-            status = Status.ACTIVE  # it is written only while the claim stands
-        elif status is None:
-            stored = await self.job(job.key)
-            status = stored.status if stored else None
-        job.status = Status(status or job.status)  # the HTTP proxy hands in its text
-        args = [self.serialize(job), int(knows_end and job.status in TERMINAL_STATUSES), job.status.value, token]
-        await scripts.update(self.line, [self.keys.incomplete, self.keys.claims, job.id], args)
-
-    def copy(self, job: SaqJob) -> Job[Any]:
-        """Return a copy of a job, with its claim."""
-        twin = cast("Job[Any]", super().copy(job))
-        twin.token = job.token if isinstance(job, Job) else ""
-        return twin
-
-    async def dead(self, offset: int = 0, limit: int = 100) -> list[DeadJob]:
-        """Return a page of the dead letters, the newest first: jobs that nobody can run.
-
-        Raises:
-            OptionError: ``offset`` is below 0, or ``limit`` below 1.
-            BrokerError: Redis cannot be reached.
-        """
-        with broker_errors(self.settings.redacted_broker_url):
-            return await self._dead_letters.page(offset, limit)
-
-    async def replay(self, *keys: str) -> int:
-        """Queue dead jobs again, from their first attempt; returns how many.
-
-        One whose key belongs to a newer job that has not ended stays where it is.
-        """
-        with broker_errors(self.settings.redacted_broker_url):
-            return await self._dead_letters.replay(keys)
-
-    async def discard(self, *keys: str) -> int:
-        """Forget dead jobs; returns how many."""
-        with broker_errors(self.settings.redacted_broker_url):
-            return await self._dead_letters.discard(keys)
-
-    async def sweep(self, lock: int = 60, abort: float = 5.0) -> list[str]:  # noqa: ARG002 - SAQ's signature
-        """Put back or end the jobs of plain SAQ workers that nobody runs any more, and return their ids.
-
-        Args:
-            lock: Seconds in which nobody else sweeps; one of our workers holds the lock for as long as it lives.
-            abort: Not used; SAQ waits so long for each job.
-        """
-        if not await self.redis.set(self.keys.saq_sweep_lock, 1, ex=lock, nx=True):
-            return []
-        return await self.sweeper.run_once()
 
     async def write_worker_info(self, worker_id: str, info: WorkerInfo, ttl: int) -> None:
         """Store what a worker says of itself for ``ttl`` seconds."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import sys
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, Un
 
 from typing_extensions import TypeVar as TypeVarWithDefault
 
+from knapsaq.callables import refuse_hidden, takes_context
 from knapsaq.codec import shown
 from knapsaq.context import Context
 from knapsaq.errors import InvalidArgumentsError, NotConnectedError, OptionError, TaskDefinitionError
@@ -79,7 +79,7 @@ class Task(Generic[P, R, C]):
         self.name = options.name or str(getattr(function, "__name__", ""))
         if not self.name:
             raise TaskDefinitionError(repr(function), "it has no name of its own; give it one with @task(name=...)")
-        self.takes_context = _takes_context(function)
+        self.takes_context = takes_context(function)
         self.is_async = inspect.iscoroutinefunction(inspect.unwrap(function)) or inspect.iscoroutinefunction(
             getattr(function, "__call__", None)  # noqa: B004 - an object whose __call__ is a coroutine function
         )
@@ -90,7 +90,7 @@ class Task(Generic[P, R, C]):
             problem = f"run={options.run!r} needs a plain `def`; an `async def` runs on the loop"
             raise TaskDefinitionError(self.name, problem)
         if options.run == "process":
-            _refuse_hidden(self.name, function)
+            refuse_hidden(self.name, function)
 
     def __repr__(self) -> str:
         return f"<Task {self.name!r} at {self.location}>"
@@ -377,32 +377,3 @@ def _due(options: CallOptions) -> float:
     if options.eta is not None:
         return max(0.0, options.eta)
     return now_ms() / 1000 + options.delay if options.delay else 0
-
-
-def _refuse_hidden(task: str, function: Callable[..., Any]) -> None:
-    """Refuse a function that another process cannot import.
-
-    Raises:
-        TaskDefinitionError: Saying what to do.
-    """
-    module, qualname = (getattr(function, name, None) or "" for name in ("__module__", "__qualname__"))
-    if not module or not qualname or "<" in qualname:
-        problem = f"run='process' needs a function at the top of a module, not {qualname or repr(function)}"
-    elif module == "__main__" and not hasattr(sys.modules[module], "__file__"):
-        problem = "run='process' needs a function of a file, not of an interactive session"
-    else:
-        return
-    raise TaskDefinitionError(task, f"{problem}, as another process has to import it")
-
-
-def _takes_context(function: Callable[..., Any]) -> bool:
-    """Tell whether the first parameter is the context, by its name or by its annotation."""
-    first = next(iter(inspect.signature(function).parameters.values()), None)
-    if first is None or first.kind not in (first.POSITIONAL_ONLY, first.POSITIONAL_OR_KEYWORD):
-        return False
-    annotation = first.annotation
-    if isinstance(annotation, str):
-        named = annotation.rsplit(".", 1)[-1] == "Context"
-    else:
-        named = getattr(annotation, "__name__", "") == "Context"
-    return first.name == "ctx" or named
