@@ -11,7 +11,6 @@ Invariants, each a test in ``tests/redis/test_queue.py`` or ``test_revoking.py``
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, cast
 
 from redis.asyncio import Redis
@@ -23,48 +22,17 @@ from knapsaq.job import Job
 from knapsaq.reading import ReadingQueue
 from knapsaq.redis import scripts
 from knapsaq.redis.connection import broker_errors
-from knapsaq.revoking import Revoker
+from knapsaq.revoking import RevokingQueue
 from knapsaq.sweeping import Sweeper
 
 
-class ChangingQueue(ReadingQueue):
+class ChangingQueue(ReadingQueue, RevokingQueue):
     """A queue whose jobs can be changed; ``Queue`` is the whole."""
 
     def __init__(self, redis: Redis, name: str = "default", **options: Any) -> None:
         super().__init__(redis, name, **options)
         self._dead_letters = DeadLetters(self)
-        self._revoker = Revoker(self)
         self.sweeper = Sweeper(self)
-
-    async def abort(self, job: SaqJob, error: str, ttl: float = 5) -> None:  # noqa: ARG002 - SAQ's signature
-        """End a job on purpose: at once if it waits, through its worker if it runs; nothing if it has ended."""
-        await self._revoker.end([job], error, terminate=True)
-
-    async def revoke(self, keys: str | Iterable[str], *, terminate: bool = False, reason: str = "revoked") -> list[str]:
-        """End jobs on purpose; ``wait()`` then raises ``JobRevokedError``.
-
-        Those that wait never run. Of those that run, ``async`` tasks are cancelled at once, and clean up; functions in
-        a thread or a process that take ``ctx`` find ``ctx.is_aborted()`` true; what they return after that does not
-        count. Functions there that cannot ask are given up: their process is killed, their thread is left behind.
-
-        Args:
-            keys: The jobs' keys, or one; a hundred take two round trips.
-            terminate: Whether functions that could ask are given up as well.
-            reason: What their ``error`` says; at most 1,000 characters.
-
-        Returns:
-            The keys of those that had not ended.
-
-        Raises:
-            OptionError: A key or the reason is no text.
-            BrokerError: Redis cannot be reached.
-        """
-        return [job.key for job in await self.revoke_jobs(keys, terminate, reason)]
-
-    async def revoke_jobs(self, keys: str | Iterable[str], terminate: bool, reason: str) -> list[Job[Any]]:
-        """Do the same and return the jobs as they are now."""
-        with broker_errors(self.settings.redacted_broker_url):
-            return await self._revoker.revoke(keys, reason, terminate=terminate)
 
     async def _retry(self, job: SaqJob, error: str | None) -> None:  # noqa: ARG002 - SAQ's signature
         delay = 0 if job.attempts == 0 else job.next_retry_delay()

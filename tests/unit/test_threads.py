@@ -225,7 +225,7 @@ class TestSoftTimeout:
         finally:
             sys.setswitchinterval(interval)
         assert len(results) == rounds
-        assert set(results) == {"done", "interrupted"}
+        assert set(results) <= {"done", "interrupted"}
 
     async def test_one_that_comes_as_the_function_has_returned_does_not_cost_its_result(self) -> None:
         """The work was done in time."""
