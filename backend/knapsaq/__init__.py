@@ -35,6 +35,7 @@ from knapsaq.errors import (
     WorkerError,
 )
 from knapsaq.job import Job
+from knapsaq.lineage import LineageFilter, bound_headers
 from knapsaq.outcomes import Discard, Retry
 from knapsaq.providers import Provide
 from knapsaq.queue import Queue
@@ -62,6 +63,7 @@ __all__ = [
     "JobMissingError",
     "JobRevokedError",
     "KnapsaqError",
+    "LineageFilter",
     "MissingProviderError",
     "NotConnectedError",
     "OptionError",
@@ -83,6 +85,7 @@ __all__ = [
     "UnknownTaskError",
     "Worker",
     "WorkerError",
+    "bound_headers",
     "connect",
     "crontab",
     "get_registry",

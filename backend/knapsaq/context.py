@@ -12,6 +12,7 @@ import socket
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from knapsaq.lineage import CORRELATION
 from knapsaq.outcomes import Retry
 from knapsaq.timing import Duration
 
@@ -66,6 +67,16 @@ class Context(dict[str, Any]):
         return self["job"].headers if "job" in self else {}
 
     @property
+    def parent_id(self) -> str | None:
+        """The key of the job that enqueued this one; None if none did."""
+        return self["job"].parent_id if "job" in self else None
+
+    @property
+    def root_id(self) -> str:
+        """The key of the job with which it began; empty where the task was called directly."""
+        return str(self["job"].root_id) if "job" in self else ""
+
+    @property
     def hostname(self) -> str:
         """The name of the machine that it runs on."""
         return _hostname()
@@ -77,9 +88,10 @@ class Context(dict[str, Any]):
 
     @property
     def logger(self) -> logging.LoggerAdapter[logging.Logger]:
-        """A logger that adds the job's key and the task's name to each record."""
+        """A logger that adds the job's key, the task's name and the correlation id to each record."""
         name = self["task"].name if "task" in self else "task"
-        return logging.LoggerAdapter(logger.getChild(name), {"job": self.id, "task": name})
+        facts = {"job": self.id, "task": name, CORRELATION: self.headers.get(CORRELATION, "")}
+        return logging.LoggerAdapter(logger.getChild(name), facts)
 
     def retry(self, after: Duration | None = None, cause: BaseException | None = None) -> Retry:
         """Return the signal that runs this job again: ``raise ctx.retry(after=60)``.

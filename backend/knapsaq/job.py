@@ -20,6 +20,7 @@ from saq.job import Job as SaqJob
 
 from knapsaq.deadline import Deadline
 from knapsaq.errors import JobFailedError, JobRevokedError, ResultError
+from knapsaq.options import CALL_CHECKS, check
 
 if TYPE_CHECKING:
     from saq.queue import Queue as SaqQueue
@@ -29,7 +30,9 @@ R = TypeVar("R")
 META_KEY = "knapsaq"
 UNLIMITED_BACKOFF = 24 * 3600.0
 SIGNS = bytes.maketrans(b"+/", b"az")
-UNKNOWN_SINCE = "unknown_since"  # among the extras: the millisecond at which a worker first did not know the task
+# Among the extras: text that travels along, the keys of other jobs, how far it is, and the millisecond at which a
+# worker first did not know the task.
+HEADERS, PARENT, ROOT, PROGRESS, UNKNOWN_SINCE = "headers", "parent", "root", "progress", "unknown_since"
 FIELDS = frozenset(field.name for field in dataclasses.fields(SaqJob))
 
 
@@ -92,6 +95,12 @@ class Record(msgspec.Struct, omit_defaults=True):
             msgspec.ValidationError: Naming the field, what it has to be and what it is.
         """
         return msgspec.convert(fields, cls)
+
+
+def extras_of(job: SaqJob) -> Mapping[str, Any]:
+    """Return what Knapsaq stores with a job beyond SAQ's fields."""
+    extras: Any = job.meta.get(META_KEY)
+    return extras if isinstance(extras, dict) else {}
 
 
 class ResultReader(Protocol):
@@ -167,14 +176,39 @@ class Job(SaqJob, Generic[R]):
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """The text that travels with the job, by name."""
-        return cast("Mapping[str, str]", self.extras.get("headers", {}))
+        """The text that travels with the job and with those that it enqueues, by name."""
+        headers: Any = self.extras.get(HEADERS)
+        return headers if isinstance(headers, dict) else {}
+
+    def add_headers(self, headers: Mapping[str, str]) -> None:
+        """Add text that travels with the job; for a middleware's ``before_enqueue``.
+
+        Raises:
+            OptionError: It is no text by name.
+        """
+        given = check(f"add_headers() of job {self.key}", {"headers": headers}, CALL_CHECKS).get("headers", {})
+        self.put_extra(HEADERS, {**self.headers, **given})
+
+    @property
+    def parent_id(self) -> str | None:
+        """The key of the job that enqueued this one; None if none did."""
+        parent = self.extras.get(PARENT)
+        return parent if isinstance(parent, str) else None
+
+    @property
+    def root_id(self) -> str:
+        """The key of the job with which it began: the first that none had enqueued, or this one."""
+        root = self.extras.get(ROOT)
+        return root if isinstance(root, str) else self.parent_id or self.key
 
     @property
     def extras(self) -> Mapping[str, Any]:
         """What Knapsaq stores with the job beyond SAQ's fields."""
-        extras: Any = self.meta.get(META_KEY)
-        return extras if isinstance(extras, dict) else {}
+        return extras_of(self)
+
+    def put_extra(self, name: str, value: object) -> None:
+        """Set one of the extras."""
+        self.meta = {**self.meta, META_KEY: {**self.extras, name: value}}
 
     @property
     def abort_id(self) -> str:

@@ -33,6 +33,7 @@ from knapsaq.batching import Batcher
 from knapsaq.dead_letters import DeadJob, DeadLetters
 from knapsaq.errors import InvalidArgumentsError, JobMissingError, PayloadTooLargeError, UnknownTaskError
 from knapsaq.job import FIELDS, Job, new_key
+from knapsaq.lineage import inherit, origin
 from knapsaq.options import CallOptions
 from knapsaq.reading import ReadingQueue
 from knapsaq.redis import scripts
@@ -180,6 +181,8 @@ class Queue(ReadingQueue):
             fields["timeout"] = int(limit) if limit.is_integer() else limit  # as SAQ's own, whole seconds
         if fields["ttl"] is None:
             fields["ttl"] = self.settings.result_ttl
+        if (source := origin.get()) is not None:
+            inherit(job, source)
 
     @asynccontextmanager
     async def batch(self) -> AsyncIterator[None]:

@@ -27,10 +27,12 @@ from saq.worker import Worker as SaqWorker
 from saq.worker import ensure_coroutine_function_many
 
 from knapsaq import events
+from knapsaq.batching import call_in
 from knapsaq.claims import CRASH_LIMIT, Advance, Claim, Settlement
 from knapsaq.context import Context
 from knapsaq.exchange import Exchange
 from knapsaq.executor import Executor
+from knapsaq.lineage import origin
 from knapsaq.liveness import LeaseKeeper
 from knapsaq.outcomes import Aborted, Dead, Failed, Outcome, Released, Retried, Succeeded
 from knapsaq.providers import Injector
@@ -105,6 +107,7 @@ class Worker(SaqWorker[Any]):
 
     async def start(self) -> None:
         """Run jobs until ``stop`` is called, a signal arrives, or, in burst mode, the queue is empty."""
+        origin.set(None)  # what it queues by itself is no follower of whoever starts it
         loop = asyncio.get_running_loop()
         self.event = self._exchange.stop = asyncio.Event()
         self._ended.clear()
@@ -113,8 +116,8 @@ class Worker(SaqWorker[Any]):
         keeper = LeaseKeeper(
             self.queue,
             self.id,
-            on_expired=lambda: _call_in(loop, self._expired.set),
-            on_work=lambda: _call_in(loop, self._signal.set),
+            on_expired=lambda: call_in(loop, self._expired.set),
+            on_work=lambda: call_in(loop, self._signal.set),
         )
         duties: list[asyncio.Task[None]] = []
         try:
@@ -257,6 +260,7 @@ class Worker(SaqWorker[Any]):
     async def _run(self, running: Running) -> None:
         job = running.claim.job
         running.begun = True
+        origin.set(job)
         ctx = Context(self.context, job=job, queue=self.queue)
         outcome = running.ends_as or await self._attempt(running, ctx)
         if running.ends_as is not None and not isinstance(outcome, Succeeded):
@@ -392,9 +396,3 @@ class Worker(SaqWorker[Any]):
         await self._expired.wait()
         self._expired.clear()
         await self._rescuer.run_once()
-
-
-def _call_in(loop: asyncio.AbstractEventLoop, function: Callable[[], object]) -> None:
-    """Call a function in a loop's own thread; nothing happens if the loop has been closed."""
-    with contextlib.suppress(RuntimeError):
-        loop.call_soon_threadsafe(function)
