@@ -20,6 +20,7 @@ from knapsaq.errors import (
     JobMissingError,
     JobRevokedError,
     KnapsaqError,
+    MiddlewareError,
     MissingProviderError,
     NotConnectedError,
     OptionError,
@@ -36,6 +37,7 @@ from knapsaq.errors import (
 )
 from knapsaq.job import Job
 from knapsaq.lineage import LineageFilter, bound_headers
+from knapsaq.middleware import Middleware
 from knapsaq.outcomes import Discard, Retry
 from knapsaq.providers import Provide
 from knapsaq.queue import Queue
@@ -64,6 +66,8 @@ __all__ = [
     "JobRevokedError",
     "KnapsaqError",
     "LineageFilter",
+    "Middleware",
+    "MiddlewareError",
     "MissingProviderError",
     "NotConnectedError",
     "OptionError",

@@ -18,6 +18,7 @@ from knapsaq.timing import Duration
 
 if TYPE_CHECKING:
     from knapsaq.job import Job
+    from knapsaq.middleware import Stack
     from knapsaq.task import Task
 
 logger = logging.getLogger("knapsaq.task")
@@ -28,6 +29,9 @@ class Context(dict[str, Any]):
 
     Entries are ``queue``, ``job``, ``worker``, ``task``, and whatever the worker's start-up functions put there.
     """
+
+    stack: Stack | None = None
+    """In the worker: the hooks of middlewares that concern the job."""
 
     @classmethod
     def of(cls, entries: Mapping[str, Any]) -> Context:

@@ -129,6 +129,11 @@ def duty_failed(duty: str, error: BaseException) -> None:
     logger.error("%s failed and is tried again", duty, exc_info=error)
 
 
+def hook_failed(hook: str, job: Job, error: BaseException) -> None:
+    """A middleware raised after an attempt had ended, or refused a scheduled job; nothing else comes of it."""
+    logger.error("%s of a middleware failed for job %s of task %s", hook, job.key, job.function, exc_info=error)
+
+
 def _blocker(task: str | None, job: Job | None) -> str:
     """Return in words what an event loop is in."""
     if job is not None:

@@ -35,6 +35,7 @@ from knapsaq.registry import Registry
 from knapsaq.settings import Settings
 from knapsaq.task import Task
 from knapsaq.timing import now_ms
+from knapsaq.variables import Variables
 
 MAX_ERROR_CHARACTERS = 16_384
 NEVER_RETRIED = (InvalidArgumentsError, TaskDefinitionError)
@@ -83,8 +84,12 @@ class Executor:
         if job.meta:
             _forget_unknown(job)
         try:
-            return Succeeded(*_stored(job, await self._attempt(task, job, ctx)))
+            if ctx.stack is None or not ctx.stack.around:
+                return Succeeded(*_stored(job, await self._attempt(task, job, ctx)))
+            attempt = functools.partial(self._attempt, task, job, ctx)
+            return Succeeded(*_stored(job, await ctx.stack.run(ctx, attempt)))
         except Retry as signal:
+            ctx["exception"] = signal.__cause__ or signal.__context__ or signal
             return self._retried(task, job, signal)
         except Discard as signal:
             return Aborted(_storable(f"discarded: {signal.reason}"))
@@ -141,7 +146,7 @@ class Executor:
                 args = (ctx, *args)
             if task.is_async:
                 return await task.function(*args, **kwargs)
-            return await self._in_thread(job, functools.partial(task.function, *args, **kwargs))
+            return await self._threaded(job, ctx, functools.partial(task.function, *args, **kwargs))
         except asyncio.CancelledError as error:
             over = deadline is not None and deadline.close()
             if over:
@@ -157,7 +162,13 @@ class Executor:
         kwargs = copied(job.kwargs or {})
         if inspect.iscoroutinefunction(function):
             return await function(ctx, **kwargs)
-        return await self._in_thread(job, functools.partial(function, ctx, **kwargs))
+        return await self._threaded(job, ctx, functools.partial(function, ctx, **kwargs))
+
+    async def _threaded(self, job: Job[Any], ctx: Context, function: Callable[[], Any]) -> Any:
+        if ctx.stack is None or not ctx.stack.around:
+            return await self._in_thread(job, function)
+        with Variables(function) as bringing_back:
+            return await self._in_thread(job, bringing_back)
 
     async def _in_thread(self, job: Job[Any], function: Callable[[], Any]) -> Any:
         call = _ThreadCall(function, self._threads)

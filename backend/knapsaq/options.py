@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any, Literal, TypedDict
 
 from knapsaq.errors import OptionError
+from knapsaq.hooks import EXPECTED, UnfitError, middlewares
 from knapsaq.settings import QUEUE_NAME
 from knapsaq.timing import Duration, epoch_seconds, seconds
 
@@ -36,6 +37,7 @@ class TaskOptions:
         give_up_on: These exceptions are never retried.
         ttl: Seconds that a finished job and its result are kept; 0 for ever, -1 not at all.
         run: ``"async"`` on the event loop, ``"thread"`` in a thread; by the kind of function unless given.
+        middleware: What is done around its jobs, outermost first, inside of the registry's own.
         dependencies: Providers for this task alone, by parameter name; they win over the registry's.
     """
 
@@ -50,6 +52,7 @@ class TaskOptions:
     give_up_on: tuple[type[BaseException], ...] = ()
     ttl: int | None = None
     run: Literal["async", "thread"] | None = None
+    middleware: tuple[Any, ...] = ()
     dependencies: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
     @classmethod
@@ -116,6 +119,7 @@ class TaskKeywords(TypedDict, total=False):
     give_up_on: type[BaseException] | tuple[type[BaseException], ...] | None
     ttl: int | None
     run: Literal["async", "thread"] | None
+    middleware: object
     dependencies: Mapping[str, Any] | None
 
 
@@ -148,6 +152,8 @@ def check(place: str, given: Mapping[str, Any], checks: Mapping[str, tuple[str, 
         expected, convert = checks[option]
         try:
             checked[option] = convert(value)
+        except UnfitError as error:
+            raise OptionError(place, option, value, f"{expected}: {error}") from error
         except (TypeError, ValueError, OverflowError) as error:
             raise OptionError(place, option, value, expected) from error
     return checked
@@ -257,6 +263,7 @@ CHECKS: dict[str, tuple[str, Check]] = {
     "give_up_on": ("an exception class or a tuple of them", _exceptions),
     "ttl": (TTL, whole(-1, int(MAX_SECONDS))),
     "run": ("'async' or 'thread'", _run),
+    "middleware": (EXPECTED, middlewares),
     "dependencies": ("providers by parameter name", _providers),
 }
 

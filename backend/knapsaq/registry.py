@@ -17,6 +17,7 @@ from saq.types import Context as SaqContext
 
 from knapsaq.context import Context
 from knapsaq.errors import DuplicateTaskError, KnapsaqError, RegistryError, TaskDefinitionError, UnknownTaskError
+from knapsaq.middleware import Layers, Stack
 from knapsaq.options import TaskKeywords, TaskOptions
 from knapsaq.schedules import Schedule
 from knapsaq.task import Sender, Task
@@ -103,6 +104,7 @@ class Registry:
         self._tasks: dict[str, AnyTask] = {}
         self._dependencies: dict[str, Any] = {}
         self._senders: list[Sender] = []
+        self.layers = Layers()
 
     def __repr__(self) -> str:
         return f"<Registry of {len(self._tasks)} tasks>"
@@ -152,6 +154,7 @@ class Registry:
         if known is not None and known.location != task.location:
             raise DuplicateTaskError(task.name, known.location, task.location)
         self._tasks[task.name] = task
+        self.layers.changed(in_use=bool(task.options.middleware))
         return task
 
     def get(self, name: str) -> AnyTask:
@@ -196,9 +199,10 @@ class Registry:
         return found
 
     def clear(self) -> None:
-        """Forget all tasks and providers; for tests."""
+        """Forget all tasks, providers and middlewares; for tests."""
         self._tasks.clear()
         self._dependencies.clear()
+        self.layers = Layers()
 
     @property
     def dependencies(self) -> Mapping[str, Any]:
@@ -208,6 +212,25 @@ class Registry:
     def provide(self, dependencies: Mapping[str, Any]) -> None:
         """Add providers that every task may ask for by parameter name; a later one replaces an earlier."""
         self._dependencies.update(dependencies)
+
+    def use(self, *middleware: object, queue: str | None = None) -> None:
+        """Add middlewares around all jobs, or around those of one queue; see ``Middleware``.
+
+        Each is inside of those that were added before; all are outside of the tasks' own.
+
+        Args:
+            middleware: Objects with any of the hooks.
+            queue: The queue's name; all queues unless given.
+
+        Raises:
+            OptionError: One cannot be a middleware; the error names the legal methods.
+        """
+        self.layers.add(middleware, queue)
+
+    def stack(self, name: str, queue: str) -> Stack:
+        """Return the hooks around the jobs of a task, known or not, in a queue."""
+        task = self._tasks.get(name)
+        return self.layers.stack(name, queue, task.options.middleware) if task else self.layers.stack("", queue, ())
 
     @property
     def sender(self) -> Sender | None:

@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass, field
 
 from knapsaq.claims import Claim
+from knapsaq.context import Context
 from knapsaq.errors import TaskTimeoutError
 from knapsaq.outcomes import Aborted, Failed, Outcome, Retried
 
@@ -19,6 +20,7 @@ class Running:
 
     Attributes:
         claim: The worker's hold on it.
+        ctx: What its task is given.
         task: The coroutine that runs it.
         ends_as: Its outcome, once it has been interrupted on purpose.
         begun: Whether its coroutine has taken its first step.
@@ -26,6 +28,7 @@ class Running:
     """
 
     claim: Claim
+    ctx: Context = field(default_factory=Context)
     task: asyncio.Task[None] = field(init=False)
     ends_as: Outcome | None = None
     begun: bool = False

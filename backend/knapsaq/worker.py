@@ -27,11 +27,13 @@ from saq.worker import Worker as SaqWorker
 from saq.worker import ensure_coroutine_function_many
 
 from knapsaq import events
+from knapsaq.aftermath import Aftermath
 from knapsaq.batching import call_in
 from knapsaq.claims import CRASH_LIMIT, Advance, Claim, Settlement
 from knapsaq.context import Context
 from knapsaq.exchange import Exchange
 from knapsaq.executor import Executor
+from knapsaq.job import Job
 from knapsaq.lineage import origin
 from knapsaq.liveness import LeaseKeeper
 from knapsaq.outcomes import Aborted, Dead, Failed, Outcome, Released, Retried, Succeeded
@@ -99,7 +101,7 @@ class Worker(SaqWorker[Any]):
         self._expired = asyncio.Event()
         self._ended = asyncio.Event()
         self._ended.set()
-        self._hooks: set[asyncio.Task[None]] = set()
+        self._aftermath = Aftermath(self._after_process if self.after_process else None)
         self._deadlines: list[asyncio.TimerHandle] = []
         self._burst_left = self.max_burst_jobs if self.burst else None
         grace = self._shutdown_grace_period_s
@@ -172,8 +174,7 @@ class Worker(SaqWorker[Any]):
         for duty in duties:
             duty.cancel()
         await asyncio.gather(*duties, return_exceptions=True)
-        if self._hooks:
-            await asyncio.wait(self._hooks, timeout=self.grace)
+        await self._aftermath.ended(self.grace)
         await self._wakeup.close()
         steps: list[tuple[str, Callable[[], Awaitable[object]]]] = [
             ("giving the lease up", lambda: asyncio.to_thread(keeper.stop)),
@@ -240,7 +241,7 @@ class Worker(SaqWorker[Any]):
         if claim.crashes >= CRASH_LIMIT:
             dead = Dead(f"the worker that ran it died {claim.crashes} times")
             self._exchange.post(self.queue.settlement(claim, dead))
-            events.job_died(job)
+            self._aftermath.begin(self._context(job), dead)
             return
         if job.status is not Status.ACTIVE:  # else its worker died, which spends no attempt
             job.attempts += 1
@@ -251,37 +252,30 @@ class Worker(SaqWorker[Any]):
         job.worker_id = self.id
         if stale := self._running.pop(claim.job_id, None):
             stale.interrupt(Released("its lease had run out"))  # its outcome would be refused
-        running = Running(claim)
+        running = Running(claim, self._context(job))
         running.task = asyncio.create_task(self._run(running), name=job.function)
         self.tasks.add(running.task)
         self._running[claim.job_id] = running
         self._begun.append(running)
 
-    async def _run(self, running: Running) -> None:
-        job = running.claim.job
-        running.begun = True
-        origin.set(job)
+    def _context(self, job: Job[Any]) -> Context:
         ctx = Context(self.context, job=job, queue=self.queue)
-        outcome = running.ends_as or await self._attempt(running, ctx)
+        if self.registry.layers.in_use:
+            ctx.stack = self.registry.stack(job.function, self.queue.name)
+            if task := self.registry.find(job.function):
+                ctx["task"] = task
+        return ctx
+
+    async def _run(self, running: Running) -> None:
+        running.begun = True
+        origin.set(running.claim.job)
+        outcome = running.ends_as or await self._attempt(running, running.ctx)
         if running.ends_as is not None and not isinstance(outcome, Succeeded):
             outcome = running.ends_as  # the task turned its cancellation into an error of its own
         self.tasks.discard(running.task)
         if not self._goes_on(running):
             return  # it was given up while it did not end
         self._end(running, outcome)
-        if isinstance(outcome, Retried):
-            events.job_retried(job, outcome.after)
-        elif isinstance(outcome, Dead):
-            events.job_died(job)
-        else:
-            events.job_ended(job, job.status.value)
-        if self.after_process:
-            self._hooks.add(running.task)
-            running.task.add_done_callback(self._hooks.discard)
-            try:
-                await self._after_process(ctx)
-            except Exception as error:  # noqa: BLE001 - the job has ended already
-                events.duty_failed("an after_process function", error)
 
     async def _attempt(self, running: Running, ctx: Context) -> Outcome:
         try:
@@ -318,6 +312,7 @@ class Worker(SaqWorker[Any]):
         del self._running[running.claim.job_id]
         self._exchange.post(self.queue.settlement(running.claim, outcome))
         self._signal.set()
+        self._aftermath.begin(running.ctx, outcome)
 
     def _duties(self) -> list[Coroutine[Any, Any, None]]:
         timers = self.timers
@@ -374,6 +369,7 @@ class Worker(SaqWorker[Any]):
             self._begin(claims[0])
             await self.queue.advance(self.id, self._stamps(), 0)
             await asyncio.gather(*self.tasks)
+            await self._aftermath.ended()
         finally:
             while self._exchange.pending:
                 await self._exchange.next(0)
