@@ -69,6 +69,28 @@ class TaskOptions:
         return cls(**check(place, given, CHECKS))
 
 
+def preset(place: str, outer: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a preset: ``given`` on top of those of the preset that it is made of.
+
+    Raises:
+        OptionError: One is unknown, out of range, or a ``name``, which each task has for itself.
+    """
+    if given.get("name") is not None:
+        raise OptionError(place, "name", given["name"], "nothing, as each task has a name of its own")
+    return merged(outer, check(place, given, CHECKS))
+
+
+def merged(outer: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options on top of checked ones: middlewares go inside, providers are added by name, others replace."""
+    options = {**outer, **{name: value for name, value in given.items() if value is not None}}
+    if outer.get("middleware") and given.get("middleware") is not None:
+        own = given["middleware"]
+        options["middleware"] = (*outer["middleware"], *(own if isinstance(own, (list, tuple)) else (own,)))
+    if outer.get("dependencies") and isinstance(given.get("dependencies"), Mapping):
+        options["dependencies"] = {**outer["dependencies"], **given["dependencies"]}
+    return options
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallOptions:
     """What ``.using(...)`` may say of one call; ``None`` takes the task's own option.

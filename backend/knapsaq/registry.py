@@ -18,7 +18,7 @@ from saq.types import Context as SaqContext
 from knapsaq.context import Context
 from knapsaq.errors import DuplicateTaskError, KnapsaqError, RegistryError, TaskDefinitionError, UnknownTaskError
 from knapsaq.middleware import Layers, Stack
-from knapsaq.options import TaskKeywords, TaskOptions
+from knapsaq.options import TaskKeywords, TaskOptions, merged, preset
 from knapsaq.schedules import Schedule
 from knapsaq.task import Sender, Task
 
@@ -93,6 +93,37 @@ class Decorator(Protocol):
     @overload
     def __call__(self, /, **options: Unpack[TaskKeywords]) -> Decorator: ...
 
+    def preset(self, **options: Unpack[TaskKeywords]) -> Decorator:
+        """Return a decorator like this one with other defaults; presets are made of presets, too.
+
+        An option of the task wins over the preset's. ``middleware`` is added inside of the preset's, ``dependencies``
+        are added by name, everything else replaces. None is as if not given.
+
+        Raises:
+            OptionError: An option is unknown or out of range, or is ``name``.
+        """
+
+
+class _TaskDecorator:
+    """What ``Decorator`` describes.
+
+    Args:
+        define: Makes a task of a function and options, and registers it.
+        defaults: Options of a preset, checked.
+    """
+
+    def __init__(self, define: Callable[[Any, Mapping[str, Any]], AnyTask], defaults: Mapping[str, Any]) -> None:
+        self._define, self._defaults = define, defaults
+
+    def __call__(self, function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+        options = merged(self._defaults, options)
+        if function is None:
+            return lambda decorated: self._define(decorated, options)
+        return self._define(function, options)
+
+    def preset(self, **options: Any) -> _TaskDecorator:
+        return _TaskDecorator(self._define, preset("task.preset()", self._defaults, options))
+
 
 class Registry:
     """Tasks by name, the providers of their parameters, and the connection through which they are sent.
@@ -112,7 +143,7 @@ class Registry:
     @property
     def task(self) -> Decorator:
         """The decorator ``@task`` of this registry."""
-        return cast("Decorator", self._decorate)
+        return cast("Decorator", _TaskDecorator(self._define, {}))
 
     def scheduled_task(
         self,
@@ -246,9 +277,7 @@ class Registry:
         finally:
             self._senders.remove(sender)
 
-    def _decorate(self, function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
-        if function is None:
-            return lambda decorated: self._decorate(decorated, **options)
+    def _define(self, function: Callable[..., Any], options: Mapping[str, Any]) -> AnyTask:
         return self.add(self._build(f"@task of {_named(function)}", function, options, ()))
 
     def _build(self, place: str, function: Any, options: Mapping[str, Any], schedules: tuple[Schedule, ...]) -> AnyTask:

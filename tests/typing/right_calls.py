@@ -61,6 +61,19 @@ def plain_with_context(ctx: Context, *, x: int) -> tuple[int, str]:
 async def with_options(ctx: Context, *, to: str) -> None: ...
 
 
+notification = task.preset(queue="mail", retries=3)
+
+
+@notification
+async def from_a_preset(ctx: Context, *, to: str) -> int:
+    return len(to)
+
+
+@notification.preset(ttl=60)(timeout=5)
+def from_a_nested_preset(x: int) -> str:
+    return str(x)
+
+
 @registry.task(queue="mail")
 async def of_a_registry(*, to: str) -> bytes:
     return to.encode()
@@ -93,6 +106,8 @@ async def enqueuing() -> None:
     assert_type(await plain.enqueue(1, y=2), Job[int])
     assert_type(await plain_with_context.enqueue(x=1), Job[tuple[int, str]])
     assert_type(await with_options.enqueue(to="a"), Job[None])
+    assert_type(await from_a_preset.enqueue(to="a"), Job[int])
+    assert_type(await from_a_nested_preset.enqueue(1), Job[str])
     assert_type(await of_a_registry.enqueue(to="a"), Job[bytes])
     assert_type(await scheduled.enqueue(), Job[dict[str, int]])
     assert_type(await scheduled_and_plain.enqueue(), Job[int])
@@ -105,6 +120,8 @@ async def waiting() -> None:
     assert_type(await job.wait(5), dict[str, int])
     assert_type(await (await plain.enqueue(1, 2)).wait(timeout=5), int)
     assert_type(job.headers, Mapping[str, str])
+    assert_type(job.parent_id, str | None)
+    assert_type(job.root_id, str)
     assert_type(job.ended, bool)
 
 
