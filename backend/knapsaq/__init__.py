@@ -35,7 +35,7 @@ from knapsaq.errors import (
     UnknownTaskError,
     WorkerError,
 )
-from knapsaq.job import Job
+from knapsaq.job import Job, Update
 from knapsaq.lineage import LineageFilter, bound_headers
 from knapsaq.middleware import Middleware
 from knapsaq.outcomes import Discard, Retry
@@ -87,6 +87,7 @@ __all__ = [
     "TaskTimeoutError",
     "UnknownQueueError",
     "UnknownTaskError",
+    "Update",
     "Worker",
     "WorkerError",
     "bound_headers",

@@ -9,11 +9,12 @@ from __future__ import annotations
 import functools
 import logging
 import socket
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from knapsaq.lineage import CORRELATION
 from knapsaq.outcomes import Retry
+from knapsaq.progress import NO_TURN, Reporter, checked, is_running, put
 from knapsaq.timing import Duration
 
 if TYPE_CHECKING:
@@ -96,6 +97,35 @@ class Context(dict[str, Any]):
         name = self["task"].name if "task" in self else "task"
         facts = {"job": self.id, "task": name, CORRELATION: self.headers.get(CORRELATION, "")}
         return logging.LoggerAdapter(logger.getChild(name), facts)
+
+    def set_progress(self, current: float, total: float, **meta: Any) -> Awaitable[None]:
+        """Tell how far the job is: ``await ctx.set_progress(3, 10, file="a.csv")``, in a thread without ``await``.
+
+        It may be called as often as you like: the newest value is written ten times a second at most, and the last one
+        with the end of the job. It waits for nobody; with ``await`` it lets others run now and then.
+
+        Args:
+            current: What is done, from 0; over ``total`` counts as all of it.
+            total: What there is to do, from 0; of 0 all is done.
+            meta: Anything else that JSON can carry, up to 8,192 bytes.
+
+        Raises:
+            InvalidArgumentsError: A number is none, or below 0, or ``meta`` is not made of what JSON can carry.
+            PayloadTooLargeError: ``meta`` is too large.
+        """
+        task = self["task"].name if "task" in self else "task"
+        job: Job[Any] | None = self.get("job")
+        loop = getattr(self.get("worker"), "loop", None)
+        if job is None or (loop is not None and not is_running(job)):
+            checked(task, current, total, meta)
+            return NO_TURN  # called directly, or in a thread that has outlived its attempt
+        put(job, task, current, total, meta)
+        if loop is None:
+            return NO_TURN
+        reporter: Reporter = self.__dict__.get("_reporter") or self.__dict__.setdefault(
+            "_reporter", Reporter(job, loop)
+        )
+        return reporter.changed()
 
     def retry(self, after: Duration | None = None, cause: BaseException | None = None) -> Retry:
         """Return the signal that runs this job again: ``raise ctx.retry(after=60)``.

@@ -129,6 +129,11 @@ def duty_failed(duty: str, error: BaseException) -> None:
     logger.error("%s failed and is tried again", duty, exc_info=error)
 
 
+def progress_lost(job: Job, error: BaseException) -> None:
+    """How far a job is could not be written; said once an attempt."""
+    logger.warning("the progress of job %s of task %s could not be written: %s", job.key, job.function, error)
+
+
 def hook_failed(hook: str, job: Job, error: BaseException) -> None:
     """A middleware raised after an attempt had ended, or refused a scheduled job; nothing else comes of it."""
     logger.error("%s of a middleware failed for job %s of task %s", hook, job.key, job.function, exc_info=error)

@@ -11,7 +11,7 @@ import binascii
 import dataclasses
 import os
 import random
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
 import msgspec
@@ -103,11 +103,39 @@ def extras_of(job: SaqJob) -> Mapping[str, Any]:
     return extras if isinstance(extras, dict) else {}
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Update:
+    """How a job stands at a moment.
+
+    Attributes:
+        status: SAQ's status.
+        progress: How far it is, from 0 to 1.
+        meta: What its task has told with that: ``current``, ``total`` and its own; empty if nothing.
+    """
+
+    status: Status
+    progress: float
+    meta: Mapping[str, Any]
+
+    @property
+    def percent(self) -> int:
+        """How far it is in whole percent; 100 is all of it."""
+        return int(self.progress * 100)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the job is complete, failed or aborted."""
+        return self.status in TERMINAL_STATUSES
+
+
 class ResultReader(Protocol):
     """What a job asks of its queue in order to give its result to a caller."""
 
     async def wait_ended(self, job: Job[Any], timeout: float | None) -> None:
         """Return when the job has ended, with ``job`` brought up to date."""
+
+    def updates(self, job: Job[Any]) -> AsyncGenerator[Update, None]:
+        """Yield how the job stands, now and at each change, up to its end."""
 
     def decode_result(self, job: Job[Any]) -> Any:
         """Return the job's result as the task's annotated type."""
@@ -154,6 +182,27 @@ class Job(SaqJob, Generic[R]):
         except msgspec.ValidationError as error:
             raise ResultError(self.function, self.key, str(error)) from error
 
+    def updates(self) -> AsyncGenerator[Update, None]:
+        """Yield how the job stands: now, at each change, and last of all at its end; ``self`` is brought up to date.
+
+        Changes are pushed. Where they come faster than they are taken, what is in between is left out.
+
+        Raises:
+            JobMissingError: It is not in Redis any more, and how it ended is not known.
+        """
+        return cast("ResultReader", self.get_queue()).updates(self)
+
+    @property
+    def progress_meta(self) -> Mapping[str, Any]:
+        """What its task has told with ``ctx.set_progress``: ``current``, ``total`` and its own; empty if nothing."""
+        meta: Any = self.extras.get(PROGRESS)
+        return meta if isinstance(meta, dict) else {}
+
+    @property
+    def as_update(self) -> Update:
+        """How the job, as last read from Redis, stands."""
+        return Update(self.status, self.progress, self.progress_meta)
+
     def replace(self, job: SaqJob) -> None:
         """Take over all fields of another job."""
         self.__dict__.update((name, value) for name, value in vars(job).items() if name in FIELDS)
@@ -167,6 +216,7 @@ class Job(SaqJob, Generic[R]):
         """Run an ended job again, from its first attempt; nothing happens to one that has not ended."""
         if self.ended:
             self.attempts, self.result = 0, None
+            self.drop_extra(PROGRESS)
         await super().retry(error)
 
     @property
@@ -209,6 +259,12 @@ class Job(SaqJob, Generic[R]):
     def put_extra(self, name: str, value: object) -> None:
         """Set one of the extras."""
         self.meta = {**self.meta, META_KEY: {**self.extras, name: value}}
+
+    def drop_extra(self, name: str) -> None:
+        """Take one of the extras away, if it is there."""
+        if name in self.extras:
+            rest = {other: value for other, value in self.extras.items() if other != name}
+            self.meta = {**self.meta, META_KEY: rest}
 
     @property
     def abort_id(self) -> str:

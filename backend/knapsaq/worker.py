@@ -110,7 +110,7 @@ class Worker(SaqWorker[Any]):
     async def start(self) -> None:
         """Run jobs until ``stop`` is called, a signal arrives, or, in burst mode, the queue is empty."""
         origin.set(None)  # what it queues by itself is no follower of whoever starts it
-        loop = asyncio.get_running_loop()
+        self.loop = loop = asyncio.get_running_loop()
         self.event = self._exchange.stop = asyncio.Event()
         self._ended.clear()
         for number in self.SIGNALS:
@@ -360,6 +360,7 @@ class Worker(SaqWorker[Any]):
         Returns:
             Whether there was one within ``dequeue_timeout`` seconds; 0 waits until there is.
         """
+        self.loop = asyncio.get_running_loop()
         keeper = LeaseKeeper(self.queue, self.id)
         try:
             if not (claims := await self._claim_one()):

@@ -8,7 +8,7 @@ from typing import Any, assert_type
 
 import saq.types
 
-from knapsaq import INJECTED, Client, Context, Job, Queue, Registry, Schedule, connect, scheduled_task, task
+from knapsaq import INJECTED, Client, Context, Job, Queue, Registry, Schedule, Update, connect, scheduled_task, task
 
 registry = Registry()
 
@@ -122,6 +122,9 @@ async def waiting() -> None:
     assert_type(job.headers, Mapping[str, str])
     assert_type(job.parent_id, str | None)
     assert_type(job.root_id, str)
+    async for update in job.updates():
+        assert_type(update, Update)
+        assert_type(update.percent, int)
     assert_type(job.ended, bool)
 
 
@@ -152,3 +155,4 @@ async def looking_things_up(ctx: Context) -> None:
     assert_type(scheduled.schedules, tuple[Schedule, ...])
     assert_type(ctx.job, Job[Any])
     assert_type(ctx.retries, int)
+    assert_type(await ctx.set_progress(1, 2.5, file="a"), None)
