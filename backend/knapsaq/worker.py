@@ -33,7 +33,6 @@ from knapsaq.claims import CRASH_LIMIT, Advance, Claim, Settlement
 from knapsaq.context import Context
 from knapsaq.exchange import Exchange
 from knapsaq.executor import Executor
-from knapsaq.job import Job
 from knapsaq.lineage import origin
 from knapsaq.liveness import LeaseKeeper
 from knapsaq.outcomes import Aborted, Dead, Failed, Outcome, Released, Retried, Succeeded
@@ -241,7 +240,9 @@ class Worker(SaqWorker[Any]):
         if claim.crashes >= CRASH_LIMIT:
             dead = Dead(f"the worker that ran it died {claim.crashes} times")
             self._exchange.post(self.queue.settlement(claim, dead))
-            self._aftermath.begin(self._context(job), dead)
+            ctx = Context(self.context, job=job, queue=self.queue)
+            self._surround(ctx)
+            self._aftermath.begin(ctx, dead)
             return
         if job.status is not Status.ACTIVE:  # else its worker died, which spends no attempt
             job.attempts += 1
@@ -252,19 +253,20 @@ class Worker(SaqWorker[Any]):
         job.worker_id = self.id
         if stale := self._running.pop(claim.job_id, None):
             stale.interrupt(Released("its lease had run out"))  # its outcome would be refused
-        running = Running(claim, self._context(job))
+        running = Running(claim, Context(self.context, job=job, queue=self.queue))
+        if self.registry.layers.in_use:
+            self._surround(running.ctx)
         running.task = asyncio.create_task(self._run(running), name=job.function)
         self.tasks.add(running.task)
         self._running[claim.job_id] = running
         self._begun.append(running)
 
-    def _context(self, job: Job[Any]) -> Context:
-        ctx = Context(self.context, job=job, queue=self.queue)
-        if self.registry.layers.in_use:
-            ctx.stack = self.registry.stack(job.function, self.queue.name)
-            if task := self.registry.find(job.function):
-                ctx["task"] = task
-        return ctx
+    def _surround(self, ctx: Context) -> None:
+        """Give a job the hooks of middlewares."""
+        name = ctx.job.function
+        ctx.stack = self.registry.stack(name, self.queue.name)
+        if task := self.registry.find(name):
+            ctx["task"] = task
 
     async def _run(self, running: Running) -> None:
         running.begun = True
