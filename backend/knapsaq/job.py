@@ -212,6 +212,13 @@ class Job(SaqJob, Generic[R]):
         backoff = self.retry_backoff
         return backed_off(self.retry_delay, backoff, self.attempts, jitter=backoff is not False)
 
+    async def update(self, **kwargs: Any) -> None:
+        """Store the job as it is with some fields changed, as in SAQ; another ``meta`` leaves what is ours in it."""
+        meta = kwargs.get("meta")
+        if self.extras and isinstance(meta, dict) and META_KEY not in meta:
+            kwargs["meta"] = {**meta, META_KEY: self.extras}
+        await super().update(**kwargs)
+
     async def retry(self, error: str | None = None) -> None:
         """Run an ended job again, from its first attempt; nothing happens to one that has not ended."""
         if self.ended:

@@ -186,6 +186,23 @@ class TestWhatIsStored:
         assert meta == {"mine": 1}
         await queue.redis.flushall()
 
+    async def test_a_job_that_writes_meta_of_its_own_keeps_its_line(self, queue: Queue, registry: Registry) -> None:
+        """As programs of SAQ tell their state."""
+
+        @registry.task
+        async def parent(ctx: Context) -> None:
+            await ctx.job.update(meta={"step": 2})
+            await child.using(key="c").enqueue()
+
+        @registry.task
+        async def child() -> None: ...
+
+        async with running_worker(registry=registry):
+            job = await parent.using(key="p", headers={"tenant": "acme"}).enqueue()
+            await job.wait(5)
+        assert job.meta == {"step": 2, META_KEY: {"headers": {"tenant": "acme"}}}
+        assert (await stored(queue, "c")).headers == {"tenant": "acme"}
+
     async def test_a_job_that_enqueues_itself_again_is_not_its_own_parent(self, queue: Queue) -> None:
         """As programs of SAQ do; its line stays what it was."""
         job: Job[Any] = Job(function="f", key="k", meta={META_KEY: {"parent": "p", "root": "r"}})
