@@ -316,7 +316,7 @@ def _wait_again(job: Job[Any], outcome: Retried | Released) -> None:
     job.status = Status.QUEUED
     job.started = job.completed = 0
     job.progress = 0.0
-    job.drop_extra(PROGRESS)
+    job.forget(PROGRESS)
     job.touched = now_ms()
     if isinstance(outcome, Released):
         job.attempts -= 1

@@ -223,7 +223,7 @@ class Job(SaqJob, Generic[R]):
         """Run an ended job again, from its first attempt; nothing happens to one that has not ended."""
         if self.ended:
             self.attempts, self.result = 0, None
-            self.drop_extra(PROGRESS)
+            self.forget(PROGRESS)
         await super().retry(error)
 
     @property
@@ -244,7 +244,7 @@ class Job(SaqJob, Generic[R]):
             OptionError: It is no text by name.
         """
         given = check(f"add_headers() of job {self.key}", {"headers": headers}, CALL_CHECKS).get("headers", {})
-        self.put_extra(HEADERS, {**self.headers, **given})
+        self.note(**{HEADERS: {**self.headers, **given}})
 
     @property
     def parent_id(self) -> str | None:
@@ -263,15 +263,16 @@ class Job(SaqJob, Generic[R]):
         """What Knapsaq stores with the job beyond SAQ's fields."""
         return extras_of(self)
 
-    def put_extra(self, name: str, value: object) -> None:
-        """Set one of the extras."""
-        self.meta = {**self.meta, META_KEY: {**self.extras, name: value}}
+    def note(self, **extras: Any) -> None:
+        """Store something among the extras."""
+        self.meta = {**self.meta, META_KEY: {**self.extras, **extras}}
 
-    def drop_extra(self, name: str) -> None:
-        """Take one of the extras away, if it is there."""
-        if name in self.extras:
-            rest = {other: value for other, value in self.extras.items() if other != name}
-            self.meta = {**self.meta, META_KEY: rest}
+    def forget(self, *names: str) -> None:
+        """Store no longer what the extras have under some names."""
+        extras = self.extras
+        if any(name in extras for name in names):
+            left = {name: value for name, value in extras.items() if name not in names}
+            self.meta = {**self.meta, META_KEY: left}
 
     @property
     def abort_id(self) -> str:

@@ -121,7 +121,7 @@ def put(job: Job[Any], task: str, current: float, total: float, meta: Mapping[st
         PayloadTooLargeError: ``meta`` has over 8,192 bytes of JSON.
     """
     job.progress, details = checked(task, current, total, meta)
-    job.put_extra(PROGRESS, details)
+    job.note(**{PROGRESS: details})
 
 
 def checked(task: str, current: Any, total: Any, meta: Mapping[str, Any]) -> tuple[float, dict[str, Any]]:
