@@ -210,6 +210,11 @@ class TestWhatIsStored:
         await Queue(queue.redis, "free").enqueue(job)
         origin.reset(token)
         assert (job.parent_id, job.root_id) == ("p", "r")
+        first: Job[Any] = Job(function="f", key="first")
+        token = origin.set(first)
+        await Queue(queue.redis, "free").enqueue(first)
+        origin.reset(token)
+        assert (first.parent_id, first.root_id, first.meta) == (None, "first", {})
         await queue.redis.flushall()
 
     @pytest.mark.parametrize("forged", [5, None, "text", {"headers": 5, "parent": 5, "root": [1]}, {"headers": ["a"]}])

@@ -12,7 +12,7 @@ from saq.job import Job as SaqJob
 from tests.redis.conftest import Gate
 from tests.support import ended, eventually, left_behind, lists, working
 
-from knapsaq import Context, Job, Middleware, Queue, Registry, Task
+from knapsaq import Context, Job, JobMissingError, Middleware, Queue, Registry, Task
 from knapsaq.claims import CRASH_LIMIT
 from knapsaq.middleware import CallNext
 from knapsaq.testing import running_worker
@@ -134,6 +134,11 @@ class TestBeforeEnqueue:
         again = await echo.using(key="k").enqueue(text="b")
         assert (again.key, again.kwargs) == (first.key, {"text": "a"})
         assert guard.asked == [{"text": "a"}, {"text": "b"}]
+
+        await queue.redis.set(first.id, b"nobody can read this")
+        with pytest.raises(JobMissingError):
+            await echo.using(key="k").enqueue(text="c")
+        assert guard.asked[2:] == [{"text": "c"}]
 
     async def test_a_scheduled_job_that_is_refused_is_skipped_and_the_next_schedule_goes_on(
         self, queue: Queue, registry: Registry, caplog: pytest.LogCaptureFixture
@@ -358,18 +363,24 @@ class TestHearing:
             await ended(await echo.enqueue(text="hi"))
             await begun.wait()
             worker.request_stop()
-            asyncio.get_running_loop().call_soon(go_on.set)
+            asyncio.get_running_loop().call_later(0.2, go_on.set)
         assert told == ["hi"]
 
     async def test_a_worker_that_is_stepped_by_hand_tells_too(
         self, queue: Queue, registry: Registry, echo: Task[..., Any, Any]
     ) -> None:
         """Before ``process`` returns."""
-        ear = Ear()
-        registry.use(ear)
-        job = await echo.enqueue(text="hi")
+        told: list[str] = []
+
+        class Slow(Middleware):
+            async def on_success(self, ctx: Context, result: Any) -> None:
+                await asyncio.sleep(0.05)
+                told.append(result)
+
+        registry.use(Slow())
+        await echo.enqueue(text="hi")
         assert await Worker(queue).process()
-        assert ear.heard == [("success", job.key, "hi")]
+        assert told == ["hi"]
 
 
 async def test_a_job_that_no_middleware_concerns_makes_no_object_for_it(
