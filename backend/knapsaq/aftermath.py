@@ -7,7 +7,8 @@ whatever goes wrong here changes neither.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
 from knapsaq import events
 from knapsaq.context import Context
@@ -34,8 +35,9 @@ class Aftermath:
             events.job_died(job)
         else:
             events.job_ended(job, job.status.value)
-        if self._after_process is not None or (ctx.stack is not None and ctx.stack.hears(outcome)):
-            task = asyncio.create_task(self._tell(ctx, outcome))
+        waiting = ctx.stack.tell(ctx, outcome) if ctx.stack is not None else None
+        if waiting is not None or self._after_process is not None:
+            task = asyncio.create_task(self._tell(ctx, waiting))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
@@ -44,11 +46,11 @@ class Aftermath:
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=seconds)
 
-    async def _tell(self, ctx: Context, outcome: Outcome) -> None:
+    async def _tell(self, ctx: Context, waiting: Coroutine[Any, Any, None] | None) -> None:
         if self._after_process is not None:
             try:
                 await self._after_process(ctx)
             except Exception as error:  # noqa: BLE001 - the job has ended already
                 events.duty_failed("an after_process function", error)
-        if ctx.stack is not None:
-            await ctx.stack.tell(ctx, outcome)
+        if waiting is not None:
+            await waiting

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -23,6 +23,7 @@ from saq.job import Job as SaqJob
 
 from knapsaq import events
 from knapsaq.context import Context
+from knapsaq.deadline import Deadline
 from knapsaq.errors import JobFailedError, MiddlewareError, OptionError
 from knapsaq.hooks import EXPECTED, HOOKS, UnfitError, middlewares
 from knapsaq.job import Job
@@ -114,32 +115,38 @@ class Stack:
         Raises:
             MiddlewareError: Their own code took too long, or one called ``call_next()`` twice.
         """
-        limit = asyncio.timeout(HOOK_SECONDS)
+        limits = [Deadline(HOOK_SECONDS)]
+        late = False
         try:
-            async with limit:
-                return await _Layer(self.around, ctx, attempt, limit)()
-        except TimeoutError as error:
-            if not limit.expired():
+            return await _Layer(self.around, ctx, attempt, limits)()
+        except asyncio.CancelledError as error:
+            late = limits[-1].close()
+            if not late:
                 raise
             problem = f"its `around` took longer than {HOOK_SECONDS:g} s before or after the task and was cancelled"
             raise MiddlewareError(ctx.job.function, problem) from error
+        finally:
+            if not late:
+                limits[-1].close()
 
-    async def tell(self, ctx: Context, outcome: Outcome) -> None:
-        """Tell how an attempt has ended; what a hook raises is logged."""
-        origin.set(ctx.job)
-        name, facts = _heard(ctx, outcome)
-        for hook in getattr(self, name) if name else ():
-            try:
-                async with asyncio.timeout(HOOK_SECONDS):
-                    await _done(hook(ctx, *facts))
-            except (asyncio.CancelledError, KeyboardInterrupt):
-                raise
-            except BaseException as error:  # noqa: BLE001 - the attempt has ended already
-                events.hook_failed(name, ctx.job, error)
+    def tell(self, ctx: Context, outcome: Outcome) -> Coroutine[Any, Any, None] | None:
+        """Tell how an attempt has ended; what a hook raises is logged.
 
-    def hears(self, outcome: Outcome) -> bool:
-        """Tell whether anybody wants to know of such an end."""
-        return bool(self.on_success or self.on_failure or self.on_retry or self.on_revoked) and bool(_name(outcome))
+        Returns:
+            What is left to be awaited, if a hook has to wait for something.
+        """
+        name = _name(outcome)
+        hooks: tuple[Hook, ...] = getattr(self, name) if name else ()
+        if not hooks:
+            return None
+        facts = _facts(ctx, outcome)
+        token = origin.set(ctx.job)
+        try:
+            answers = [_called(name, hook, ctx, facts) for hook in hooks]
+        finally:
+            origin.reset(token)
+        waiting = [answer for answer in answers if answer is not None and inspect.isawaitable(answer)]
+        return _awaited(name, ctx, waiting) if waiting else None
 
 
 NO_STACK = Stack()
@@ -188,10 +195,10 @@ class Layers:
 class _Layer:
     """Calls the outermost of some ``around``, which calls the next; the last one calls the attempt."""
 
-    __slots__ = ("_around", "_attempt", "_called", "_ctx", "_limit")
+    __slots__ = ("_around", "_attempt", "_called", "_ctx", "_limits")
 
-    def __init__(self, around: Sequence[Hook], ctx: Context, attempt: CallNext, limit: asyncio.Timeout) -> None:
-        self._around, self._ctx, self._attempt, self._limit = around, ctx, attempt, limit
+    def __init__(self, around: Sequence[Hook], ctx: Context, attempt: CallNext, limits: list[Deadline]) -> None:
+        self._around, self._ctx, self._attempt, self._limits = around, ctx, attempt, limits
         self._called = False
 
     async def __call__(self) -> Any:
@@ -200,12 +207,12 @@ class _Layer:
             raise MiddlewareError(self._ctx.job.function, problem)
         self._called = True
         if self._around:
-            return await self._around[0](self._ctx, _Layer(self._around[1:], self._ctx, self._attempt, self._limit))
-        self._limit.reschedule(None)
+            return await self._around[0](self._ctx, _Layer(self._around[1:], self._ctx, self._attempt, self._limits))
+        self._limits[-1].close()
         try:
             return await self._attempt()
         finally:
-            self._limit.reschedule(asyncio.get_running_loop().time() + HOOK_SECONDS)
+            self._limits.append(Deadline(HOOK_SECONDS))
 
 
 def _overridden(name: str, found: Iterable[Any]) -> Iterable[Hook]:
@@ -223,18 +230,37 @@ def _name(outcome: Outcome) -> str:
     return ""
 
 
-def _heard(ctx: Context, outcome: Outcome) -> tuple[str, tuple[Any, ...]]:
-    """Return which hook hears of an outcome, and what of it; one that is only put off is nobody's business."""
-    facts: tuple[Any, ...] = ()
+def _facts(ctx: Context, outcome: Outcome) -> tuple[Any, ...]:
+    """Return what a hook is told of an outcome."""
     if isinstance(outcome, Succeeded):
-        facts = (outcome.result,)
-    elif isinstance(outcome, Aborted):
-        facts = (outcome.reason,)
-    elif isinstance(outcome, (Failed, Retried)):
-        job = ctx.job
-        facts = (ctx.get("exception") or JobFailedError(job.function, job.key, outcome.error),)
-        facts += (outcome.after,) if isinstance(outcome, Retried) else ()
-    return _name(outcome), facts
+        return (outcome.result,)
+    if isinstance(outcome, Aborted):
+        return (outcome.reason,)
+    job = ctx.job
+    error = ctx.get("exception") or JobFailedError(job.function, job.key, getattr(outcome, "error", ""))
+    return (error, outcome.after) if isinstance(outcome, Retried) else (error,)
+
+
+def _called(name: str, hook: Hook, ctx: Context, facts: tuple[Any, ...]) -> Any:
+    try:
+        return hook(ctx, *facts)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001 - the attempt has ended already
+        events.hook_failed(name, ctx.job, error)
+        return None
+
+
+async def _awaited(name: str, ctx: Context, waiting: Iterable[Awaitable[Any]]) -> None:
+    origin.set(ctx.job)
+    for answer in waiting:
+        try:
+            async with asyncio.timeout(HOOK_SECONDS):
+                await answer
+        except (asyncio.CancelledError, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # noqa: BLE001 - the attempt has ended already
+            events.hook_failed(name, ctx.job, error)
 
 
 _NAMES: dict[type, str] = {

@@ -341,7 +341,22 @@ class Everything:
         self.heard.append(("revoked", reason))
 
 
+async def told(stack: Stack, ctx: Context, outcome: Outcome) -> None:
+    """Tell of an outcome, and wait until everybody has heard."""
+    waiting = stack.tell(ctx, outcome)
+    if waiting is not None:
+        await waiting
+
+
 class TestTelling:
+    def test_plain_methods_need_no_task(self) -> None:
+        """They are called at once, and nothing is left to be awaited."""
+        middleware = Everything()
+        ctx = Context(job=Job(function="f", key="k"), exception=OSError("down"))
+        assert Stack.of([middleware]).tell(ctx, Failed("text")) is None
+        assert middleware.heard == [("failure", "OSError('down')")]
+        assert Stack.of([Named("n", [])]).tell(ctx, Succeeded(1)) is None
+
     @pytest.mark.parametrize(
         ("outcome", "heard"),
         [
@@ -356,15 +371,13 @@ class TestTelling:
         """Plain methods and coroutines alike; an attempt that was only put off has none."""
         middleware = Everything()
         ctx = Context(job=Job(function="f", key="k"), exception=OSError("down"))
-        stack = Stack.of([middleware])
-        assert stack.hears(outcome) is bool(heard)
-        await stack.tell(ctx, outcome)
+        await told(Stack.of([middleware]), ctx, outcome)
         assert middleware.heard == heard
 
     async def test_without_an_exception_there_is_the_text(self) -> None:
         """As where a worker gave up a task that did not end."""
         middleware = Everything()
-        await Stack.of([middleware]).tell(Context(job=Job(function="f", key="k")), Failed("it does not end"))
+        await told(Stack.of([middleware]), Context(job=Job(function="f", key="k")), Failed("it does not end"))
         assert middleware.heard == [("failure", "JobFailedError('f', 'k', 'it does not end')")]
 
     async def test_one_that_raises_or_hangs_is_logged_and_the_next_one_is_told(
@@ -387,7 +400,7 @@ class TestTelling:
 
         last = Everything()
         stack = Stack.of([Raises(), Exits(), Hangs(), last])
-        await stack.tell(Context(job=Job(function="f", key="k")), Succeeded(1))
+        await told(stack, Context(job=Job(function="f", key="k")), Succeeded(1))
         assert last.heard == [("success", 1)]
         assert [record.getMessage() for record in caplog.records] == [
             "on_success of a middleware failed for job k of task f"
