@@ -7,7 +7,7 @@ concern a job are put together once, at the first job of a task and a queue.
 Invariants, each a test in ``tests/unit/test_middleware.py`` or ``tests/redis/test_middleware.py``:
 
 * the program's middlewares are outside of the queue's, these outside of the task's;
-* a job that no middleware concerns costs no call and no object;
+* in a program without middlewares a job costs one look at a flag, and no call or object;
 * a hook that raises after the end harms nothing, and one that does not end is given up.
 """
 
@@ -47,8 +47,8 @@ class Middleware:
         """Look at a job that is about to be queued, or change it; what this raises refuses it.
 
         Args:
-            job: ``job.function`` is the task's name, ``job.kwargs`` its arguments as they are stored; other headers
-                go on it with ``job.add_headers``.
+            job: ``job.function`` is the task's name, ``job.kwargs`` its arguments as they are stored, None without
+                any; other headers go on it with ``job.add_headers``.
         """
 
     async def around(self, ctx: Context, call_next: CallNext) -> Any:  # noqa: ARG002 - what others look at
