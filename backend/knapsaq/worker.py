@@ -33,6 +33,7 @@ from knapsaq.claims import CRASH_LIMIT, Advance, Claim, Settlement
 from knapsaq.context import Context
 from knapsaq.exchange import Exchange
 from knapsaq.executor import Executor
+from knapsaq.job import PROGRESS
 from knapsaq.lineage import origin
 from knapsaq.liveness import LeaseKeeper
 from knapsaq.outcomes import Aborted, Dead, Failed, Outcome, Released, Retried, Succeeded
@@ -240,15 +241,16 @@ class Worker(SaqWorker[Any]):
         if claim.crashes >= CRASH_LIMIT:
             dead = Dead(f"the worker that ran it died {claim.crashes} times")
             self._exchange.post(self.queue.settlement(claim, dead))
-            ctx = Context(self.context, job=job, queue=self.queue)
-            self._surround(ctx)
-            self._aftermath.begin(ctx, dead)
+            self._aftermath.begin(self._surround(Context(self.context, job=job, queue=self.queue)), dead)
             return
         if job.status is not Status.ACTIVE:  # else its worker died, which spends no attempt
             job.attempts += 1
         if self.event.is_set():
             self._exchange.post(self.queue.settlement(claim, Released("the worker stopped")))
             return
+        if job.progress:  # of an attempt whose worker died
+            job.progress = 0.0
+            job.forget(PROGRESS)
         job.started = now_ms()
         job.worker_id = self.id
         if stale := self._running.pop(claim.job_id, None):
@@ -261,12 +263,13 @@ class Worker(SaqWorker[Any]):
         self._running[claim.job_id] = running
         self._begun.append(running)
 
-    def _surround(self, ctx: Context) -> None:
+    def _surround(self, ctx: Context) -> Context:
         """Give a job the hooks of middlewares."""
         name = ctx.job.function
         ctx.stack = self.registry.stack(name, self.queue.name)
         if task := self.registry.find(name):
             ctx["task"] = task
+        return ctx
 
     async def _run(self, running: Running) -> None:
         running.begun = True

@@ -24,6 +24,7 @@ from knapsaq.outcomes import Failed, Retried, Succeeded
 from knapsaq.progress import WRITE_SECONDS, Reporter
 from knapsaq.redis.scripts import Script
 from knapsaq.running import Running
+from knapsaq.sweeping import rescue
 from knapsaq.testing import make_context, running_worker
 
 
@@ -214,6 +215,10 @@ async def touched(queue: Queue, job: Job[Any]) -> bool:
     return (await stored(queue, job)).touched >= job.queued
 
 
+async def at_0(queue: Queue, job: Job[Any]) -> bool:
+    return not (await stored(queue, job)).progress
+
+
 async def seen_progress(queue: Queue, job: Job[Any]) -> bool:
     return bool((await stored(queue, job)).progress)
 
@@ -346,6 +351,27 @@ class TestNotRacingTheEnd:
         await job.update(progress=0.5, meta={"knapsaq": {"progress": {"current": 1, "total": 2}}})
         await job.retry()
         assert (await stored(queue, job)).progress_meta == {}
+
+    async def test_so_does_the_attempt_after_a_crash(self, queue: Queue, registry: Registry, gate: Gate) -> None:
+        """What a dead worker's attempt has told is seen until the next one begins."""
+
+        @registry.task
+        async def work(ctx: Context) -> None:
+            await gate.wait()
+
+        job = await work.enqueue()
+        [claim] = await queue.claim(1, worker="dead")
+        claim.job.started = 1
+        make_context(job=claim.job).set_progress(9, 10)
+        await claim.job.update()
+        await rescue(queue, "dead")
+        assert (await stored(queue, job)).progress == 0.9
+        async with working(queue):
+            await gate.begun.wait()
+            await eventually(lambda: at_0(queue, job))
+            assert (await stored(queue, job)).progress_meta == {}
+            gate.go_on.set()
+            await ended(job)
 
     async def test_a_thread_that_outlives_its_job_tells_nobody(self, queue: Queue, registry: Registry) -> None:
         """Its job has timed out; what it says afterwards is nobody's."""
