@@ -35,6 +35,12 @@ def context(ctx: Context) -> list[Any]:
 
 
 @process
+def lineage(ctx: Context) -> list[Any]:
+    logging.getLogger("shop").error("seen")
+    return [ctx.parent_id, ctx.root_id, dict(ctx.headers)]
+
+
+@process
 def reaches_out(ctx: Context) -> None:
     ctx.queue.enqueue("whoami")
 

@@ -24,6 +24,7 @@ from knapsaq.errors import (
     JobMissingError,
     JobRevokedError,
     KnapsaqError,
+    MiddlewareError,
     MissingProviderError,
     NotConnectedError,
     OptionError,
@@ -44,7 +45,9 @@ from knapsaq.errors import (
     UnknownTaskError,
     WorkerError,
 )
-from knapsaq.job import Job
+from knapsaq.job import Job, Update
+from knapsaq.lineage import LineageFilter, bound_headers
+from knapsaq.middleware import Middleware
 from knapsaq.outcomes import Discard, Retry, Snooze
 from knapsaq.providers import Provide
 from knapsaq.queue import Queue
@@ -74,6 +77,9 @@ __all__ = [
     "JobMissingError",
     "JobRevokedError",
     "KnapsaqError",
+    "LineageFilter",
+    "Middleware",
+    "MiddlewareError",
     "MissingProviderError",
     "NotConnectedError",
     "OptionError",
@@ -103,8 +109,10 @@ __all__ = [
     "UnknownQueueError",
     "UnknownScheduleError",
     "UnknownTaskError",
+    "Update",
     "Worker",
     "WorkerError",
+    "bound_headers",
     "connect",
     "crontab",
     "get_registry",

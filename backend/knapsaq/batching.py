@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Generic, TypeVar
 
 Request = TypeVar("Request")
@@ -99,3 +100,9 @@ def being_cancelled() -> bool:
     """Tell whether this task was told to end; redis-py may turn the order into an error of its own."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
+
+
+def call_in(loop: asyncio.AbstractEventLoop, function: Callable[[], object]) -> None:
+    """Call a function in a loop's own thread; nothing happens if the loop has been closed."""
+    with suppress(RuntimeError):
+        loop.call_soon_threadsafe(function)

@@ -47,6 +47,7 @@ class ChangingQueue(ReadingQueue, RevokingQueue):
         knows_end = job.status in TERMINAL_STATUSES
         token = job.token if isinstance(job, Job) else ""
         if status is None and token and not knows_end:
+            self.updated += 1
             status = Status.ACTIVE  # it is written only while the claim stands
         elif status is None:
             stored = await self.job(job.key)

@@ -29,12 +29,14 @@ import msgspec
 from knapsaq.context import Context
 from knapsaq.errors import SoftTimeLimitExceeded, TaskDefinitionError
 from knapsaq.job import META_KEY, Job
+from knapsaq.lineage import CORRELATION, origin
 from knapsaq.outcomes import Discard, Retry, Snooze, TaskSignal, error_text, storable, succeeded
 from knapsaq.registry import get_registry
 from knapsaq.wiring import AnyTask
 
 GO, END = b"g", b"e"  # what the worker says: begin, and end as soon as you ask
 MAX_LOGGED_CHARACTERS = 16_384
+LOGGED = ("job", "task", CORRELATION)  # what a record carries besides its text
 
 
 class Request(msgspec.Struct):
@@ -48,7 +50,7 @@ class Request(msgspec.Struct):
         qualname: And as what.
         key: The job's key.
         attempts: Which attempt it is, from 1.
-        headers: The job's headers.
+        extras: The job's headers, parent and root, as far as it has them.
         kwargs: Its arguments as they are stored.
         soft: The soft limit in seconds.
         idle: Seconds after which the process ends if nobody asks it for anything.
@@ -62,7 +64,7 @@ class Request(msgspec.Struct):
     qualname: str
     key: str
     attempts: int
-    headers: Any
+    extras: dict[str, Any]
     kwargs: dict[str, Any]
     soft: float | None
     idle: float
@@ -99,6 +101,7 @@ class Line(msgspec.Struct):
     text: str
     job: str | None = None
     task: str | None = None
+    correlation_id: str | None = None
 
 
 class ProcessContext(Context):
@@ -159,7 +162,7 @@ class _Call:
     def __init__(self, request: Request, line: socket.socket) -> None:
         self._request, self._line = request, line
         self._job: Job[Any] = Job(
-            request.task, key=request.key, attempts=request.attempts, meta={META_KEY: {"headers": request.headers}}
+            request.task, key=request.key, attempts=request.attempts, meta={META_KEY: request.extras}
         )
         self._ended = False
 
@@ -173,6 +176,7 @@ class _Call:
             return Reply(error="nobody waits for it any more")
         listening = threading.Thread(target=self._listen, name="knapsaq-line", daemon=True)
         listening.start()
+        origin.set(self._job)
         try:
             with self._logging(), _reminded(self._request):
                 result = function()
@@ -256,7 +260,7 @@ class _ToWorker(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             text = storable(self.format(record))[:MAX_LOGGED_CHARACTERS]
-            extras = {name: value for name in ("job", "task") if isinstance(value := vars(record).get(name), str)}
+            extras = {name: value for name in LOGGED if isinstance(value := vars(record).get(name), str)}
             self._line.sendall(msgspec.json.encode(Line(record.name, record.levelno, text, **extras)) + b"\n")
         except Exception:  # noqa: BLE001 - a record that cannot be told must not end the function
             self.handleError(record)

@@ -26,7 +26,8 @@ import msgspec
 
 from knapsaq import child, events
 from knapsaq.errors import ProcessDiedError, TaskProcessError
-from knapsaq.job import Job, new_key
+from knapsaq.job import HEADERS, PARENT, ROOT, Job, new_key
+from knapsaq.lineage import origin
 from knapsaq.outcomes import Discard, Elsewhere, Retry, Snooze, Succeeded, TaskSignal
 from knapsaq.task import Task
 
@@ -153,6 +154,7 @@ class Children:
         try:
             call = self._calls.get((await reader.readline()).decode().strip())
             if call is not None:
+                origin.set(call.job)  # as its records are logged here
                 call.begin(writer)
                 async for line in reader:
                     _log(msgspec.json.decode(line, type=child.Line))
@@ -223,7 +225,7 @@ def _request(task: Task[..., Any, Any], job: Job[Any], call: _Call, path: str, i
         qualname=task.function.__qualname__,
         key=job.key,
         attempts=job.attempts,
-        headers=job.headers,
+        extras={name: job.extras[name] for name in (HEADERS, PARENT, ROOT) if name in job.extras},
         kwargs=job.kwargs or {},
         soft=soft if soft and (not hard or soft < hard) else None,
         idle=idle,
@@ -250,6 +252,6 @@ def _log(line: child.Line) -> None:
     """Log what a process has logged."""
     logger = logging.getLogger(line.name)
     if logger.isEnabledFor(line.level):
-        extra = {name: value for name, value in (("job", line.job), ("task", line.task)) if value is not None}
+        extra = {name: value for name in child.LOGGED if (value := getattr(line, name)) is not None}
         record = logger.makeRecord(line.name, line.level, "(process)", 0, line.text, (), None, extra=extra)
         logger.handle(record)

@@ -26,7 +26,7 @@ from saq.queue.redis import RedisQueue
 from knapsaq import events
 from knapsaq.codec import utf8
 from knapsaq.errors import PayloadTooLargeError
-from knapsaq.job import Job, Record
+from knapsaq.job import PROGRESS, Job, Record
 from knapsaq.outcomes import Dead, Failed, Outcome, Released, Retried, Snoozed, Succeeded
 from knapsaq.redis import scripts
 from knapsaq.redis.keys import Keys
@@ -125,6 +125,8 @@ class ClaimingQueue(RedisQueue):
         self.clock = clock
         self.line = shared_line(redis)
         self._calls = 0
+        self.updated = 0
+        """How often a running job's record was written in between; stamps made before that are stale."""
 
     @property
     def now_argument(self) -> int | str:
@@ -352,6 +354,7 @@ def _wait_again(job: Job[Any], outcome: Retried | Released) -> None:
     job.status = Status.QUEUED
     job.started = job.completed = 0
     job.progress = 0.0
+    job.forget(PROGRESS)
     job.touched = now_ms()
     if isinstance(outcome, Released):
         job.attempts -= 1

@@ -9,14 +9,17 @@ from __future__ import annotations
 import functools
 import logging
 import socket
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from knapsaq.lineage import CORRELATION
 from knapsaq.outcomes import Retry
+from knapsaq.progress import NO_TURN, Reporter, checked, is_running, put
 from knapsaq.timing import Duration
 
 if TYPE_CHECKING:
     from knapsaq.job import Job
+    from knapsaq.middleware import Stack
     from knapsaq.task import Task
 
 logger = logging.getLogger("knapsaq.task")
@@ -27,6 +30,9 @@ class Context(dict[str, Any]):
 
     Entries are ``queue``, ``job``, ``worker``, ``task``, and whatever the worker's start-up functions put there.
     """
+
+    stack: Stack | None = None
+    """In the worker: the hooks of middlewares that concern the job."""
 
     @classmethod
     def of(cls, entries: Mapping[str, Any]) -> Context:
@@ -66,6 +72,16 @@ class Context(dict[str, Any]):
         return self["job"].headers if "job" in self else {}
 
     @property
+    def parent_id(self) -> str | None:
+        """The key of the job that enqueued this one; None if none did."""
+        return self["job"].parent_id if "job" in self else None
+
+    @property
+    def root_id(self) -> str:
+        """The key of the job with which it began; empty where the task was called directly."""
+        return str(self["job"].root_id) if "job" in self else ""
+
+    @property
     def hostname(self) -> str:
         """The name of the machine that it runs on."""
         return _hostname()
@@ -77,9 +93,39 @@ class Context(dict[str, Any]):
 
     @property
     def logger(self) -> logging.LoggerAdapter[logging.Logger]:
-        """A logger that adds the job's key and the task's name to each record."""
+        """A logger that adds the job's key, the task's name and the correlation id to each record."""
         name = self["task"].name if "task" in self else "task"
-        return logging.LoggerAdapter(logger.getChild(name), {"job": self.id, "task": name})
+        facts = {"job": self.id, "task": name, CORRELATION: self.headers.get(CORRELATION, "")}
+        return logging.LoggerAdapter(logger.getChild(name), facts)
+
+    def set_progress(self, current: float, total: float, **meta: Any) -> Awaitable[None]:
+        """Tell how far the job is: ``await ctx.set_progress(3, 10, file="a.csv")``, in a thread without ``await``.
+
+        It may be called as often as you like: the newest value is written ten times a second at most, and the last one
+        with the end of the job. It waits for nobody; with ``await`` it lets others run now and then.
+
+        Args:
+            current: What is done, from 0; over ``total`` counts as all of it.
+            total: What there is to do, from 0; of 0 all is done.
+            meta: Anything else that JSON can carry, up to 8,192 bytes.
+
+        Raises:
+            InvalidArgumentsError: A number is none, or below 0, or ``meta`` is not made of what JSON can carry.
+            PayloadTooLargeError: ``meta`` is too large.
+        """
+        task = self["task"].name if "task" in self else "task"
+        job: Job[Any] | None = self.get("job")
+        loop = getattr(self.get("worker"), "loop", None)
+        if job is None or (loop is not None and not is_running(job)):
+            checked(task, current, total, meta)
+            return NO_TURN  # called directly, or in a thread that has outlived its attempt
+        put(job, task, current, total, meta)
+        if loop is None:
+            return NO_TURN
+        reporter: Reporter = self.__dict__.get("_reporter") or self.__dict__.setdefault(
+            "_reporter", Reporter(job, loop)
+        )
+        return reporter.changed()
 
     def is_aborted(self) -> bool:
         """Tell whether the attempt is to end: it was revoked, its time limit has passed, or its worker stops.

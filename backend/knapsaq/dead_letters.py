@@ -12,7 +12,7 @@ from typing import Any
 
 from knapsaq.claims import ClaimingQueue
 from knapsaq.errors import OptionError
-from knapsaq.job import META_KEY, UNKNOWN_SINCE, Job
+from knapsaq.job import META_KEY, PROGRESS, UNKNOWN_SINCE, Job
 from knapsaq.redis import scripts
 from knapsaq.timing import from_ms
 
@@ -123,6 +123,7 @@ class DeadLetters:
             kept = {name: value for name, value in fields.items() if name not in RUN_FIELDS}
             extras = kept.get("meta", {}).get(META_KEY, {})
             extras.pop(UNKNOWN_SINCE, None)
+            extras.pop(PROGRESS, None)
             return self._queue.dump({**kept, "status": "queued"})
         except Exception:  # noqa: BLE001 - whatever the bytes are
             return record

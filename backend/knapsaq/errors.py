@@ -16,6 +16,7 @@
     │   └── ScheduleError           a schedule cannot be changed as asked
     ├── ProviderError
     │   └── MissingProviderError    a parameter that nobody provides
+    ├── MiddlewareError             a middleware that does what it may not
     ├── InvalidArgumentsError       a call that does not fit the task's signature
     ├── PayloadTooLargeError        arguments or a result over the limit
     ├── NotConnectedError           .enqueue() outside a connection
@@ -221,6 +222,17 @@ class MissingProviderError(ProviderError):
             f"task {self.task!r} asks for {self.parameter!r}, which nobody provides; "
             f"{nearest(self.parameter, self.known)}. Add it to dependencies={{...}} of the plugin or of @task"
         )
+
+
+class MiddlewareError(KnapsaqError):
+    """A middleware did what it may not; the attempt has failed."""
+
+    def __init__(self, task: str, problem: str) -> None:
+        super().__init__(task, problem)
+        self.task, self.problem = task, problem
+
+    def __str__(self) -> str:
+        return f"a middleware of task {self.task!r}: {self.problem}"
 
 
 class InvalidArgumentsError(KnapsaqError):

@@ -139,6 +139,16 @@ def duty_failed(duty: str, error: BaseException) -> None:
     logger.error("%s failed and is tried again", duty, exc_info=error)
 
 
+def progress_lost(job: Job, error: BaseException) -> None:
+    """How far a job is could not be written; said once an attempt."""
+    logger.warning("the progress of job %s of task %s could not be written: %s", job.key, job.function, error)
+
+
+def hook_failed(hook: str, job: Job, error: BaseException) -> None:
+    """A middleware raised after an attempt had ended, or refused a scheduled job; nothing else comes of it."""
+    logger.error("%s of a middleware failed for job %s of task %s", hook, job.key, job.function, exc_info=error)
+
+
 def _blocker(task: str | None, job: Job | None) -> str:
     """Return in words what an event loop is in."""
     if job is not None:
@@ -196,6 +206,11 @@ def schedule_missed(queue: str, name: str, missed: str, dropped: bool) -> None:
 def schedule_skipped(queue: str, name: str) -> None:
     """A due time gives no job, as the job before has not ended."""
     logger.warning("schedule %s of queue %s: a due time is skipped, as the previous run has not ended", name, queue)
+
+
+def schedule_refused(queue: str, name: str, error: Exception) -> None:
+    """A due time gives no job, as that is too large, or a hook has refused it."""
+    logger.error("schedule %s of queue %s: the job of a due time was refused", name, queue, exc_info=error)
 
 
 def schedule_unreadable(queue: str, name: str, error: Exception) -> None:

@@ -79,6 +79,7 @@ class Exchange:
         self._calls: deque[_Call] = deque()
         self._backlog = self._away = self._doubtful = False
         self._sent_again: set[str] = set()
+        self._seen_updates = 0
         self._compared_at = 0.0
         self._pause_seconds = FIRST_PAUSE
 
@@ -170,8 +171,6 @@ class Exchange:
                 break
             count += 1
         settlements, self._outbox = self._outbox[:count], self._outbox[count:]
-        if self._sent_again:
-            settlements = [self._fresh(settlement) for settlement in settlements]
         self._calls.append(_Call(want, asyncio.create_task(self._advance(settlements, want))))
         return want
 
@@ -184,6 +183,11 @@ class Exchange:
 
     async def _advance(self, settlements: list[Settlement], want: int) -> Advance | None:
         """Make one call; without Redis keep the settlements, wait a while and return None."""
+        # Looked at here, as a task may write its job in the turn between; from here on the line keeps the order.
+        if self._sent_again or self._seen_updates != self._queue.updated:
+            settlements = [self._fresh(settlement) for settlement in settlements]
+        if not self._outbox:
+            self._seen_updates = self._queue.updated
         try:
             if self._doubtful:
                 await self._put_back_unknown()

@@ -49,6 +49,7 @@ from knapsaq.settings import Settings
 from knapsaq.task import Task
 from knapsaq.threads import Threads
 from knapsaq.timing import now_ms
+from knapsaq.variables import Variables
 
 # Seconds for which a job of an unknown task is put back; short, as other workers that do not know it claim it too.
 FIRST_UNKNOWN_DELAY, LONGEST_UNKNOWN_DELAY = 1.0, 5.0
@@ -104,12 +105,12 @@ class Executor:
         if job.meta:
             job.forget(UNKNOWN_SINCE)
         try:
-            result = await self._attempt(task, job, ctx)
+            result = await self._surrounded(task, job, ctx)
             outcome = succeeded(job.function, result)
             chosen = outcome.problem is not None and isinstance(result, TaskSignal)
-            return self._chosen(task, job, result) if chosen else outcome
+            return self._chosen(task, job, ctx, result) if chosen else outcome
         except TaskSignal as signal:
-            return self._chosen(task, job, signal)
+            return self._chosen(task, job, ctx, signal)
         except SoftTimeLimitExceeded as error:  # it is a CancelledError too
             ctx["exception"] = error
             return self._failed(task, job, error)
@@ -132,6 +133,26 @@ class Executor:
         after = min(max(FIRST_UNKNOWN_DELAY, waited), LONGEST_UNKNOWN_DELAY, left)
         events.task_unknown(job, after)
         return Released(reason, after)
+
+    async def _surrounded(self, task: Task[..., Any, Any] | None, job: Job[Any], ctx: Context) -> Any:
+        """Run the attempt inside of all ``around``; these see results as values and signals as exceptions."""
+        if ctx.stack is None or not ctx.stack.around:
+            return await self._attempt(task, job, ctx)
+        elsewhere: Elsewhere | None = None
+
+        async def attempt() -> Any:
+            nonlocal elsewhere
+            result = await self._attempt(task, job, ctx)
+            if isinstance(result, Elsewhere):
+                elsewhere = result
+                return result.outcome.result
+            if isinstance(result, TaskSignal):
+                raise result
+            return result
+
+        result = await ctx.stack.run(ctx, attempt)
+        # What came encoded, perhaps with the reason why it could not be stored, is so still where nobody changed it.
+        return elsewhere if elsewhere is not None and result is elsewhere.outcome.result else result
 
     async def _attempt(self, task: Task[..., Any, Any] | None, job: Job[Any], ctx: Context) -> Any:
         plan = NOTHING if task is None else self._injector.plan(task)
@@ -169,7 +190,7 @@ class Executor:
                 args = (ctx, *args)
             if task.is_async and not soft:
                 return await task.function(*args, **kwargs)
-            return await self._call(task, job, functools.partial(task.function, *args, **kwargs))
+            return await self._call(task, job, ctx, functools.partial(task.function, *args, **kwargs))
         except asyncio.CancelledError as error:
             over = deadline is not None and deadline.close()
             if over:
@@ -181,12 +202,11 @@ class Executor:
             if deadline is not None and not over:
                 deadline.close()
 
-    async def _call(self, task: Task[..., Any, Any], job: Job[Any], function: Callable[[], Any]) -> Any:
+    async def _call(self, task: Task[..., Any, Any], job: Job[Any], ctx: Context, function: Callable[[], Any]) -> Any:
         """Call a task's function where it runs, with what reminds it of its soft limit."""
         soft = task.options.soft_timeout
         if not task.is_async:
-            result = await self._threads.run(job, function, hears=task.takes_context, soft=soft)
-            return await result if inspect.isawaitable(result) else result
+            return await self._threaded(job, ctx, function, hears=task.takes_context, soft=soft)
         steered = Steered(function(), SoftTimeLimitExceeded(task.name, soft or 0.0))
         if job.deadline is not None:
             job.deadline.remind(steered.interrupt)
@@ -197,12 +217,29 @@ class Executor:
         kwargs = copied(job.kwargs or {})
         if inspect.iscoroutinefunction(function):
             return await function(ctx, **kwargs)
-        result = await self._threads.run(job, functools.partial(function, ctx, **kwargs))
+        return await self._threaded(job, ctx, functools.partial(function, ctx, **kwargs))
+
+    async def _threaded(
+        self,
+        job: Job[Any],
+        ctx: Context,
+        function: Callable[[], Any],
+        *,
+        hears: bool = False,
+        soft: float | None = None,
+    ) -> Any:
+        """Call a function in a thread; where something is done around it, with what it sets there brought back."""
+        if ctx.stack is None or not ctx.stack.around:
+            result = await self._threads.run(job, function, hears=hears, soft=soft)
+        else:
+            with Variables(function) as bringing_back:
+                result = await self._threads.run(job, bringing_back, hears=hears, soft=soft)
         return await result if inspect.isawaitable(result) else result
 
-    def _chosen(self, task: Task[..., Any, Any] | None, job: Job[Any], signal: TaskSignal) -> Outcome:
+    def _chosen(self, task: Task[..., Any, Any] | None, job: Job[Any], ctx: Context, signal: TaskSignal) -> Outcome:
         """Return the outcome that the task itself has chosen."""
         if isinstance(signal, Retry):
+            ctx["exception"] = signal.__cause__ or signal.__context__ or signal
             return self._retried(task, job, signal)
         if isinstance(signal, Snooze):
             return Snoozed(str(signal), signal.after)
@@ -210,6 +247,7 @@ class Executor:
             return signal.outcome
         if isinstance(signal, Discard):
             return Aborted(storable(f"discarded: {signal.reason}"))
+        ctx["exception"] = signal
         return self._failed(task, job, signal)
 
     def _retried(self, task: Task[..., Any, Any] | None, job: Job[Any], signal: Retry) -> Outcome:

@@ -11,7 +11,7 @@ import binascii
 import dataclasses
 import os
 import random
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
@@ -21,6 +21,7 @@ from saq.job import Job as SaqJob
 
 from knapsaq.deadline import Deadline
 from knapsaq.errors import JobExpiredError, JobFailedError, JobRevokedError, OptionError, ResultError
+from knapsaq.options import CALL_CHECKS, check
 from knapsaq.timing import from_ms
 
 if TYPE_CHECKING:
@@ -33,7 +34,9 @@ UNLIMITED_BACKOFF = 24 * 3600.0
 SIGNS = bytes.maketrans(b"+/", b"az")
 EXPIRES_AT = "expires_at"  # among the extras: the millisecond by which it has to be started, until it is
 EXPIRED = "expired"  # among the extras: true once it was not
-UNKNOWN_SINCE = "unknown_since"  # among the extras: the millisecond at which a worker first did not know the task
+# Among the extras: text that travels along, the keys of other jobs, how far it is, and the millisecond at which a
+# worker first did not know the task.
+HEADERS, PARENT, ROOT, PROGRESS, UNKNOWN_SINCE = "headers", "parent", "root", "progress", "unknown_since"
 FIELDS = frozenset(field.name for field in dataclasses.fields(SaqJob))
 
 
@@ -98,11 +101,45 @@ class Record(msgspec.Struct, omit_defaults=True):
         return msgspec.convert(fields, cls)
 
 
+def extras_of(job: SaqJob) -> Mapping[str, Any]:
+    """Return what Knapsaq stores with a job beyond SAQ's fields."""
+    extras: Any = job.meta.get(META_KEY)
+    return extras if isinstance(extras, dict) else {}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Update:
+    """How a job stands at a moment.
+
+    Attributes:
+        status: SAQ's status.
+        progress: How far it is, from 0 to 1.
+        meta: What its task has told with that: ``current``, ``total`` and its own; empty if nothing.
+    """
+
+    status: Status
+    progress: float
+    meta: Mapping[str, Any]
+
+    @property
+    def percent(self) -> int:
+        """How far it is in whole percent; 100 is all of it."""
+        return int(self.progress * 100)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the job is complete, failed or aborted."""
+        return self.status in TERMINAL_STATUSES
+
+
 class ResultReader(Protocol):
     """What a job asks of its queue in order to give its result to a caller."""
 
     async def wait_ended(self, job: Job[Any], timeout: float | None) -> None:
         """Return when the job has ended, with ``job`` brought up to date."""
+
+    def updates(self, job: Job[Any]) -> AsyncGenerator[Update, None]:
+        """Yield how the job stands, now and at each change, up to its end."""
 
     def decode_result(self, job: Job[Any]) -> Any:
         """Return the job's result as the task's annotated type."""
@@ -189,6 +226,27 @@ class Job(SaqJob, Generic[R]):
             self.replace(job)
         return bool(revoked)
 
+    def updates(self) -> AsyncGenerator[Update, None]:
+        """Yield how the job stands: now, at each change, and last of all at its end; ``self`` is brought up to date.
+
+        Changes are pushed. Where they come faster than they are taken, what is in between is left out.
+
+        Raises:
+            JobMissingError: It is not in Redis any more, and how it ended is not known.
+        """
+        return cast("ResultReader", self.get_queue()).updates(self)
+
+    @property
+    def progress_meta(self) -> Mapping[str, Any]:
+        """What its task has told with ``ctx.set_progress``: ``current``, ``total`` and its own; empty if nothing."""
+        meta: Any = self.extras.get(PROGRESS)
+        return meta if isinstance(meta, dict) else {}
+
+    @property
+    def as_update(self) -> Update:
+        """How the job, as last read from Redis, stands."""
+        return Update(self.status, self.progress, self.progress_meta)
+
     def replace(self, job: SaqJob) -> None:
         """Take over all fields of another job."""
         self.__dict__.update((name, value) for name, value in vars(job).items() if name in FIELDS)
@@ -198,11 +256,18 @@ class Job(SaqJob, Generic[R]):
         backoff = self.retry_backoff
         return backed_off(self.retry_delay, backoff, self.attempts, jitter=backoff is not False)
 
+    async def update(self, **kwargs: Any) -> None:
+        """Store the job as it is with some fields changed, as in SAQ; another ``meta`` leaves what is ours in it."""
+        meta = kwargs.get("meta")
+        if self.extras and isinstance(meta, dict) and META_KEY not in meta:
+            kwargs["meta"] = {**meta, META_KEY: self.extras}
+        await super().update(**kwargs)
+
     async def retry(self, error: str | None = None) -> None:
         """Run an ended job again, from its first attempt; nothing happens to one that has not ended."""
         if self.ended:
             self.attempts, self.result = 0, None
-            self.forget(EXPIRES_AT, EXPIRED)
+            self.forget(PROGRESS, EXPIRES_AT, EXPIRED)
         await super().retry(error)
 
     @property
@@ -212,14 +277,35 @@ class Job(SaqJob, Generic[R]):
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """The text that travels with the job, by name."""
-        return cast("Mapping[str, str]", self.extras.get("headers", {}))
+        """The text that travels with the job and with those that it enqueues, by name."""
+        headers: Any = self.extras.get(HEADERS)
+        return headers if isinstance(headers, dict) else {}
+
+    def add_headers(self, headers: Mapping[str, str]) -> None:
+        """Add text that travels with the job; for a middleware's ``before_enqueue``.
+
+        Raises:
+            OptionError: It is no text by name.
+        """
+        given = check(f"add_headers() of job {self.key}", {"headers": headers}, CALL_CHECKS).get("headers", {})
+        self.note(**{HEADERS: {**self.headers, **given}})
+
+    @property
+    def parent_id(self) -> str | None:
+        """The key of the job that enqueued this one; None if none did."""
+        parent = self.extras.get(PARENT)
+        return parent if isinstance(parent, str) else None
+
+    @property
+    def root_id(self) -> str:
+        """The key of the job with which it began: the first that none had enqueued, or this one."""
+        root = self.extras.get(ROOT)
+        return root if isinstance(root, str) else self.parent_id or self.key
 
     @property
     def extras(self) -> Mapping[str, Any]:
         """What Knapsaq stores with the job beyond SAQ's fields."""
-        extras: Any = self.meta.get(META_KEY)
-        return extras if isinstance(extras, dict) else {}
+        return extras_of(self)
 
     def note(self, **extras: Any) -> None:
         """Store something among the extras."""

@@ -158,12 +158,6 @@ class LeaseKeeper(threading.Thread):
             self._redis.close()
 
 
-def call_in(loop: asyncio.AbstractEventLoop, function: Callable[[], object]) -> None:
-    """Call a function in a loop's own thread; nothing happens if the loop has been closed."""
-    with contextlib.suppress(RuntimeError):
-        loop.call_soon_threadsafe(function)
-
-
 def _blocking_client(client: Redis) -> redis.Redis:
     """Return a client for threads that reaches the same server as an asynchronous one."""
     pool = client.connection_pool

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any, Literal, TypedDict
 
 from knapsaq.errors import InvalidArgumentsError, OptionError, TaskDefinitionError
+from knapsaq.hooks import EXPECTED, UnfitError, middlewares
 from knapsaq.settings import QUEUE_NAME
 from knapsaq.timing import Duration, epoch_seconds, seconds
 
@@ -44,6 +45,7 @@ class TaskOptions:
             started by then ends as expired and never runs.
         run: ``"async"`` on the event loop, ``"thread"`` in a thread, ``"process"`` in a process of its own, for plain
             functions at the top of a module that keep a processor busy; by the kind of function unless given.
+        middleware: What is done around its jobs, outermost first, inside of the registry's own.
         dependencies: Providers for this task alone, by parameter name; they win over the registry's.
     """
 
@@ -61,6 +63,7 @@ class TaskOptions:
     ttl: int | None = None
     expires: float | datetime | None = None
     run: Literal["async", "thread", "process"] | None = None
+    middleware: tuple[Any, ...] = ()
     dependencies: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
     @classmethod
@@ -86,6 +89,28 @@ class TaskOptions:
         if isinstance(error, (*NEVER_RETRIED, *self.give_up_on)):
             return False
         return isinstance(error, self.retry_on)
+
+
+def preset(place: str, outer: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a preset: ``given`` on top of those of the preset that it is made of.
+
+    Raises:
+        OptionError: One is unknown, out of range, or a ``name``, which each task has for itself.
+    """
+    if given.get("name") is not None:
+        raise OptionError(place, "name", given["name"], "nothing, as each task has a name of its own")
+    return merged(outer, check(place, given, CHECKS))
+
+
+def merged(outer: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options on top of checked ones: middlewares go inside, providers are added by name, others replace."""
+    options = {**outer, **{name: value for name, value in given.items() if value is not None}}
+    if outer.get("middleware") and given.get("middleware") is not None:
+        own = given["middleware"]
+        options["middleware"] = (*outer["middleware"], *(own if isinstance(own, (list, tuple)) else (own,)))
+    if outer.get("dependencies") and isinstance(given.get("dependencies"), Mapping):
+        options["dependencies"] = {**outer["dependencies"], **given["dependencies"]}
+    return options
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,6 +170,7 @@ class TaskKeywords(TypedDict, total=False):
     ttl: int | None
     expires: Duration | datetime | None
     run: Literal["async", "thread", "process"] | None
+    middleware: object
     dependencies: Mapping[str, Any] | None
 
 
@@ -178,6 +204,8 @@ def check(place: str, given: Mapping[str, Any], checks: Mapping[str, tuple[str, 
         expected, convert = checks[option]
         try:
             checked[option] = convert(value)
+        except UnfitError as error:
+            raise OptionError(place, option, value, f"{expected}: {error}") from error
         except (TypeError, ValueError, OverflowError) as error:
             raise OptionError(place, option, value, expected) from error
     return checked
@@ -303,6 +331,7 @@ CHECKS: dict[str, tuple[str, Check]] = {
     "ttl": (TTL, whole(-1, int(MAX_SECONDS))),
     "expires": (EXPIRES, _expires),
     "run": ("'async', 'thread' or 'process'", _run),
+    "middleware": (EXPECTED, middlewares),
     "dependencies": ("providers by parameter name", _providers),
 }
 

@@ -33,6 +33,7 @@ from knapsaq.batching import Batcher
 from knapsaq.changing import ChangingQueue
 from knapsaq.errors import InvalidArgumentsError, JobMissingError, PayloadTooLargeError, UnknownTaskError
 from knapsaq.job import FIELDS, Job, new_key
+from knapsaq.lineage import inherit, origin
 from knapsaq.options import CallOptions
 from knapsaq.redis import scripts
 from knapsaq.redis.connection import broker_errors, open_redis
@@ -106,19 +107,20 @@ class Queue(ChangingQueue):
         """
         return await self.submit_many([self._build(name, dict(kwargs)) for kwargs in each_call(name, calls)])
 
-    async def accept(self, job: SaqJob, *, once: bool = False) -> bool:
+    async def accept(self, job: SaqJob, *, once: bool = False, asked: bool = False) -> bool:
         """Store a job; calls of one turn of the loop travel together.
 
         Args:
             job: The job; its queue, status and missing limits are filled in.
             once: Whether a job of this key is accepted once and, for a day, never again.
+            asked: Whether those who may refuse it have been asked already.
 
         Returns:
             Whether it was stored; False while a job of its key has not ended.
         """
         self._address(job)
-        if self._before_enqueues:
-            await self._before_enqueue(job)
+        if self._guarded and not asked and not await self._ask(job, once=once):
+            return False
         request = _Request(job, self.job_id(job.key), self._payload(job), once)
         batches = [requests for queue, requests in _batches.get() if queue is self]
         for requests in batches:
@@ -128,14 +130,14 @@ class Queue(ChangingQueue):
             requests.remove(request)
         return accepted
 
-    async def submit(self, job: Job[Any]) -> Job[Any]:
+    async def submit(self, job: Job[Any], *, asked: bool = False) -> Job[Any]:
         """Store a job, or return the one that has its key and has not ended.
 
         Raises:
             JobMissingError: The key belongs to a record that cannot be read.
         """
-        for _ in range(SUBMITTED_TIMES):
-            if await self.accept(job):
+        for number in range(SUBMITTED_TIMES):
+            if await self.accept(job, asked=asked or number > 0):
                 events.job_enqueued(job)
                 return job
             if existing := await self._standing(job):
@@ -146,8 +148,8 @@ class Queue(ChangingQueue):
         """Store jobs; for each the one that has its key and has not ended takes its place."""
         for job in jobs:
             self._address(job)
-            if self._before_enqueues:
-                await self._before_enqueue(job)
+            if self._guarded:
+                await self._ask(job)
         requests = [_Request(job, self.job_id(job.key), self._payload(job), once=False) for job in jobs]
         batches = [sent for queue, sent in _batches.get() if queue is self]
         for sent in batches:
@@ -160,13 +162,24 @@ class Queue(ChangingQueue):
                 continue
             for sent in batches:
                 sent.remove(requests[place])
-            submitted[place] = await self._standing(jobs[place]) or await self.submit(jobs[place])
+            submitted[place] = await self._standing(jobs[place]) or await self.submit(jobs[place], asked=True)
         return submitted
 
     async def _standing(self, job: Job[Any]) -> Job[Any] | None:
         """Return the job that has this one's key and has not ended."""
         existing = await self.job(job.key)
         return existing if existing is not None and not existing.ended else None
+
+    @property
+    def _guarded(self) -> bool:
+        """Whether anybody may refuse jobs."""
+        return bool(self._before_enqueues) or (self.registry is not None and self.registry.layers.in_use)
+
+    async def _ask(self, job: SaqJob, *, once: bool = False) -> bool:
+        """Show a job to those who may refuse it; False where that was a scheduled one, which no caller waits for."""
+        if self._before_enqueues:
+            await self._before_enqueue(job)
+        return self.registry is None or await self.registry.stack(job.function, self.name).admits(job, once=once)
 
     def _address(self, job: SaqJob) -> None:
         """Fill in a job's queue, status and missing limits."""
@@ -184,12 +197,18 @@ class Queue(ChangingQueue):
             fields["ttl"] = self.settings.result_ttl
         if "expires" in fields:
             cast("Job[Any]", job).set_expiry(self.now_ms())
+        if (source := origin.get()) is not None:
+            inherit(job, source)
 
     async def prepare(self, job: SaqJob) -> bytes | str:
-        """Fill in what a job needs to be queued here by another script, and return its record."""
+        """Fill in what a job needs to be queued here by another script, and return its record.
+
+        Raises:
+            Exception: Whatever a hook raises that refuses the job.
+        """
         self._address(job)
-        if self._before_enqueues:
-            await self._before_enqueue(job)
+        if self._guarded:
+            await self._ask(job)
         return self._payload(job)
 
     @asynccontextmanager

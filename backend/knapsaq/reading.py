@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from typing import Any, cast
 
@@ -27,7 +27,7 @@ from saq.types import QueueInfo, WorkerInfo
 from knapsaq.batching import Batcher
 from knapsaq.claims import ClaimingQueue
 from knapsaq.errors import BrokerError, JobMissingError
-from knapsaq.job import Job
+from knapsaq.job import Job, Update
 from knapsaq.redis.connection import broker_errors
 from knapsaq.timing import now_ms
 from knapsaq.waiting import News, shared_pushes
@@ -36,6 +36,7 @@ READ_A_CALL = 1000
 AWAY = (RedisConnectionError, RedisTimeoutError, OSError)
 LOOK_PAUSE = 0.5  # seconds between two attempts to reach Redis
 GOING_ON = frozenset(status.value.encode() for status in Status if status not in TERMINAL_STATUSES)
+NO_END = GOING_ON | {b""}
 
 
 class ReadingQueue(ClaimingQueue):
@@ -175,11 +176,41 @@ class ReadingQueue(ClaimingQueue):
                         return True
                     await _end_of(news)
         except (BrokerError, RedisError, OSError) as error:
-            cause = error.__cause__ if isinstance(error, BrokerError) else error
-            if isinstance(cause, AWAY) and not isinstance(cause, AuthenticationError):
-                return False
+            self._refuse_unless_away(error)
+            return False
+
+    def _refuse_unless_away(self, error: Exception) -> None:
+        """Raise an error as ours unless it will pass by itself."""
+        cause = error.__cause__ if isinstance(error, BrokerError) else error
+        if not isinstance(cause, AWAY) or isinstance(cause, AuthenticationError):
             with broker_errors(self.settings.redacted_broker_url):
-                raise
+                raise error
+
+    async def updates(self, job: Job[Any]) -> AsyncGenerator[Update, None]:
+        """Yield how the job stands, now and at each change, up to its end; see ``Job.updates``.
+
+        Raises:
+            JobMissingError: It is not in Redis any more, and how it ended is not known.
+            BrokerError: Redis refuses to answer.
+        """
+        last: Update | None = None
+        while True:
+            try:
+                async with self._pushes.on(job.id) as news:
+                    said = b""
+                    while True:
+                        # The look comes behind the subscription, so nothing is missed in between.
+                        stored = await self.job(job.key)
+                        update = _seen(job, stored, said if stored else await _last_word(news, said))
+                        if update != last:
+                            last = update
+                            yield update
+                        if update.ended:
+                            return
+                        said = await news.newest()
+            except (BrokerError, RedisError, OSError) as error:
+                self._refuse_unless_away(error)
+                await asyncio.sleep(LOOK_PAUSE)
 
     def decode_result(self, job: Job[Any]) -> Any:
         """Return the job's result as the task's annotated type; as it is stored where the task is not known here."""
@@ -194,6 +225,27 @@ class ReadingQueue(ClaimingQueue):
         """Return each job's due time; None for those that have ended."""
         scores = await self.line.execute("ZMSCORE", self.keys.incomplete, *job_ids)
         return cast("Sequence[bytes | None]", scores)
+
+
+def _seen(job: Job[Any], stored: Job[Any] | None, said: bytes) -> Update:
+    """Return how a job stands: by its record, or, where that was not kept, by the end that was pushed."""
+    if stored is not None:
+        job.replace(stored)
+        return job.as_update
+    if said not in NO_END:
+        job.status = Status(said.decode())
+        job.progress = 1.0 if job.status is Status.COMPLETE else job.progress
+        return job.as_update
+    raise JobMissingError(job.function, job.key, "its record is gone; keep it longer with ttl")
+
+
+async def _last_word(news: News, said: bytes) -> bytes:
+    """Return how a job ended whose record is gone; what is pushed may be behind what is read, but not for long."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(LOOK_PAUSE):
+            while said in NO_END:
+                said = await news.newest()
+    return said
 
 
 async def _end_of(news: News) -> None:

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, Unpack, cast, overload
-
-from saq.types import Context as SaqContext
+from typing import Any, Unpack, cast
 
 from knapsaq.context import Context
+from knapsaq.decorators import Decorator, TaskDecorator
 from knapsaq.editing import Schedules
 from knapsaq.errors import (
     DuplicateScheduleError,
@@ -28,99 +27,13 @@ from knapsaq.errors import (
     TaskDefinitionError,
     UnknownTaskError,
 )
+from knapsaq.middleware import Layers, Stack
 from knapsaq.options import TaskKeywords, TaskOptions
 from knapsaq.schedules import Misfire, Schedule
 from knapsaq.signature import INJECTED
 from knapsaq.task import Sender, Task
 from knapsaq.timing import Duration
 from knapsaq.wiring import AnyTask, Wiring
-
-P = ParamSpec("P")
-R = TypeVar("R")
-R_co = TypeVar("R_co", covariant=True)
-F = TypeVar("F", bound=Callable[..., Any])
-X = TypeVar("X")
-X_contra = TypeVar("X_contra", contravariant=True)
-K = TypeVar("K", Context, SaqContext)
-
-
-class NoTask(Protocol):
-    """Anything but a task, whose type says that it has not what every object has."""
-
-    def __sizeof__(self) -> int:
-        """Return its size."""
-
-
-class TakesNone(NoTask, Protocol[P, R_co]):
-    """A function without a context."""
-
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
-        """Run it."""
-
-
-class TakesCtx(NoTask, Protocol[X_contra, P, R_co]):
-    """A function whose first parameter is the context, by its name."""
-
-    def __call__(self, ctx: X_contra, *args: P.args, **kwargs: P.kwargs) -> R_co:
-        """Run it."""
-
-
-class TakesContext(NoTask, Protocol[X_contra, P, R_co]):
-    """Likewise, by its other name and its annotation."""
-
-    def __call__(self, context: X_contra, *args: P.args, **kwargs: P.kwargs) -> R_co:
-        """Run it."""
-
-
-class LeavesCtx(NoTask, Protocol[X_contra, P, R_co]):
-    """Likewise, for a function that does not look at it."""
-
-    def __call__(self, _ctx: X_contra, *args: P.args, **kwargs: P.kwargs) -> R_co:
-        """Run it."""
-
-
-class Decorator(Protocol):
-    """``@task``: with or without options. The type of the task follows from the function's; a task keeps its own.
-
-    Type checkers know the context under the names ``ctx``, ``_ctx`` and ``context``. Protocols with its name, and not
-    ``Concatenate``, so that all overloads that fit infer the same function type: else mypy takes every function whose
-    annotations hold an ``Any``, such as ``dict[str, Any]``, for ambiguous and gives up on its task's type.
-    """
-
-    @overload
-    def __call__(self, function: Task[P, R, F], /) -> Task[P, R, F]: ...
-    @overload
-    def __call__(
-        self, function: TakesCtx[X, P, Coroutine[Any, Any, R]], /
-    ) -> Task[P, R, Callable[Concatenate[Mapping[str, Any], P], Coroutine[Any, Any, R]]]: ...
-    @overload
-    def __call__(
-        self, function: TakesCtx[X, P, R], /
-    ) -> Task[P, R, Callable[Concatenate[Mapping[str, Any], P], R]]: ...
-    @overload
-    def __call__(
-        self, function: LeavesCtx[K, P, Coroutine[Any, Any, R]], /
-    ) -> Task[P, R, Callable[Concatenate[Mapping[str, Any], P], Coroutine[Any, Any, R]]]: ...
-    @overload
-    def __call__(
-        self, function: LeavesCtx[K, P, R], /
-    ) -> Task[P, R, Callable[Concatenate[Mapping[str, Any], P], R]]: ...
-    @overload
-    def __call__(
-        self, function: TakesContext[K, P, Coroutine[Any, Any, R]], /
-    ) -> Task[P, R, Callable[Concatenate[Mapping[str, Any], P], Coroutine[Any, Any, R]]]: ...
-    @overload
-    def __call__(
-        self, function: TakesContext[K, P, R], /
-    ) -> Task[P, R, Callable[Concatenate[Mapping[str, Any], P], R]]: ...
-    @overload
-    def __call__(
-        self, function: TakesNone[P, Coroutine[Any, Any, R]], /
-    ) -> Task[P, R, Callable[P, Coroutine[Any, Any, R]]]: ...
-    @overload
-    def __call__(self, function: TakesNone[P, R], /) -> Task[P, R, Callable[P, R]]: ...
-    @overload
-    def __call__(self, /, **options: Unpack[TaskKeywords]) -> Decorator: ...
 
 
 class Registry(Wiring):
@@ -134,6 +47,7 @@ class Registry(Wiring):
         self._scheduled: dict[str, str] = {}
         self._dependencies: dict[str, Any] = {}
         self._senders: list[Sender] = []
+        self.layers = Layers()
 
     def __repr__(self) -> str:
         return f"<Registry of {len(self._tasks)} tasks>"
@@ -141,7 +55,7 @@ class Registry(Wiring):
     @property
     def task(self) -> Decorator:
         """The decorator ``@task`` of this registry."""
-        return cast("Decorator", self._decorate)
+        return cast("Decorator", TaskDecorator(self._define, {}))
 
     def scheduled_task(
         self,
@@ -189,6 +103,16 @@ class Registry(Wiring):
         given |= {"overlap": overlap, "enabled": enabled}
 
         return cast("Decorator", lambda function: self._schedule(function, given, options))
+
+    def add(self, task: AnyTask) -> AnyTask:
+        """Register a task.
+
+        Raises:
+            DuplicateTaskError: Another function has the name; the error shows both places.
+        """
+        super().add(task)
+        self.layers.changed(in_use=bool(task.options.middleware))
+        return task
 
     def get(self, name: str) -> AnyTask:
         """Return the task of that name.
@@ -238,11 +162,12 @@ class Registry(Wiring):
         return found
 
     def clear(self) -> None:
-        """Forget all tasks and providers; for tests."""
+        """Forget all tasks, providers and middlewares; for tests."""
         self._tasks.clear()
         self._unwire()
         self._scheduled.clear()
         self._dependencies.clear()
+        self.layers = Layers()
 
     @property
     def schedules(self) -> Schedules:
@@ -258,6 +183,33 @@ class Registry(Wiring):
         """Add providers that every task may ask for by parameter name; a later one replaces an earlier."""
         self._dependencies.update(dependencies)
 
+    def use(self, *middleware: object, queue: str | None = None) -> None:
+        """Add middlewares around all jobs, or around those of one queue; see ``Middleware``.
+
+        Each is inside of those that were added before; all are outside of the tasks' own.
+
+        Args:
+            middleware: Objects with any of the hooks.
+            queue: The queue's name; all queues unless given.
+
+        Raises:
+            OptionError: One cannot be a middleware; the error names the legal methods.
+        """
+        self.layers.add(middleware, queue)
+
+    def stack(self, name: str, queue: str) -> Stack:
+        """Return the hooks around the jobs of a task, known or not, in a queue."""
+        task = self.find(name)
+        return self.layers.stack(name, queue, task.options.middleware) if task else self.layers.stack("", queue, ())
+
+    def surround(self, ctx: Context, queue: str) -> Context:
+        """Give a job's context its task, if that is known, and the hooks that concern the job."""
+        name = ctx.job.function
+        ctx.stack = self.stack(name, queue)
+        if task := self.find(name):
+            ctx["task"] = task
+        return ctx
+
     @property
     def sender(self) -> Sender | None:
         """The newest open connection, or None."""
@@ -272,9 +224,7 @@ class Registry(Wiring):
         finally:
             self._senders.remove(sender)
 
-    def _decorate(self, function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
-        if function is None:
-            return lambda decorated: self._decorate(decorated, **options)
+    def _define(self, function: Callable[..., Any], options: Mapping[str, Any]) -> AnyTask:
         return self.add(self._build(f"@task of {_named(function)!r}", function, options))
 
     def _schedule(self, function: Any, given: Mapping[str, Any], options: Mapping[str, Any]) -> AnyTask:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import Any
 
-from knapsaq import events
 from knapsaq.claims import Claim
+from knapsaq.context import Context
 from knapsaq.errors import TaskTimeoutError
-from knapsaq.job import Job
-from knapsaq.outcomes import Aborted, Dead, Failed, Outcome, Retried, Snoozed, Succeeded
+from knapsaq.outcomes import Aborted, Failed, Outcome, Retried, Succeeded
 
 OVERDUE_SECONDS = 5.0
 """How long a function may take to end after its limit has passed and it was cancelled."""
@@ -22,6 +20,7 @@ class Running:
 
     Attributes:
         claim: The worker's hold on it.
+        ctx: What its task is given.
         task: The coroutine that runs it.
         ends_as: Its outcome, once it has been interrupted on purpose.
         cancelled: Whether its coroutine was cancelled for that.
@@ -30,6 +29,7 @@ class Running:
     """
 
     claim: Claim
+    ctx: Context = field(default_factory=Context)
     task: asyncio.Task[None] = field(init=False)
     ends_as: Outcome | None = None
     cancelled: bool = False
@@ -78,15 +78,3 @@ class Running:
             reason = f"no heartbeat for {job.heartbeat} s"
             return Retried(reason, 0.0) if job.retryable else Aborted(reason)
         return None
-
-
-def tell(job: Job[Any], outcome: Outcome) -> None:
-    """Log how an attempt ended."""
-    if isinstance(outcome, Retried):
-        events.job_retried(job, outcome.after)
-    elif isinstance(outcome, Snoozed):
-        events.job_snoozed(job, outcome.after)
-    elif isinstance(outcome, Dead):
-        events.job_died(job)
-    else:
-        events.job_ended(job, job.status.value)

@@ -196,6 +196,7 @@ class Scheduler:
             try:
                 payload = await self._queue.prepare(job)
             except Exception as error:  # noqa: BLE001 - too large, or a hook's fault: it costs this one fire
+                events.schedule_refused(self._queue.name, held.name, error)
                 rows.append(row._replace(note=" ".join(f"refused: {error}".split())))
             else:
                 rows.append(row._replace(payload=payload, score=run_ms / 1000))

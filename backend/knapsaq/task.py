@@ -21,7 +21,7 @@ from knapsaq.callables import refuse_hidden, takes_context
 from knapsaq.codec import shown
 from knapsaq.context import Context
 from knapsaq.errors import InvalidArgumentsError, NotConnectedError, OptionError, TaskDefinitionError
-from knapsaq.job import META_KEY, Job, new_key
+from knapsaq.job import HEADERS, META_KEY, Job, new_key
 from knapsaq.options import CallKeywords, CallOptions, TaskOptions
 from knapsaq.schedules import Schedule
 from knapsaq.signature import INJECTED, Signature
@@ -353,7 +353,7 @@ def each_call(task: str, calls: Iterable[Mapping[str, Any]]) -> Iterator[Mapping
 def _apply(options: CallOptions, job: Job[Any], own: TaskOptions) -> None:
     """Set what a call says of its own job."""
     fields = vars(job)
-    extras: dict[str, Any] = {"headers": dict(options.headers)} if options.headers else {}
+    extras: dict[str, Any] = {HEADERS: dict(options.headers)} if options.headers else {}
     if options.retries is not None:
         job.retries = 1 + options.retries
         if options.retries:

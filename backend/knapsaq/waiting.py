@@ -53,6 +53,13 @@ class News:
             await self._waiting
         return self._heard.popleft()
 
+    async def newest(self) -> bytes:
+        """Take all pushes, or wait for one, and return the text of the newest that has one."""
+        _, text = await self.get()
+        while self._heard:
+            text = self._heard.popleft()[1] or text
+        return text
+
 
 class _Channel:
     """Who listens to a channel, and who waits until the server has confirmed it."""

@@ -27,23 +27,26 @@ from saq.worker import Worker as SaqWorker
 from saq.worker import ensure_coroutine_function_many
 
 from knapsaq import events
+from knapsaq.aftermath import Aftermath
+from knapsaq.batching import call_in
 from knapsaq.claims import CRASH_LIMIT, Advance, Claim, Settlement
 from knapsaq.context import Context
 from knapsaq.exchange import Exchange
 from knapsaq.executor import Executor
-from knapsaq.liveness import LeaseKeeper, call_in
+from knapsaq.job import PROGRESS
+from knapsaq.lineage import origin
+from knapsaq.liveness import LeaseKeeper
 from knapsaq.outcomes import Aborted, Dead, Failed, Outcome, Released, Retried
+from knapsaq.overseer import Overseer
 from knapsaq.providers import Injector
 from knapsaq.queue import Queue
 from knapsaq.registry import Registry, refuse_duplicates
-from knapsaq.running import Running, tell
+from knapsaq.running import Running
 from knapsaq.scheduler import Scheduler
 from knapsaq.settings import Settings
 from knapsaq.timing import now_ms
 from knapsaq.upkeep import CronJobs, Rescuer, repeat
 from knapsaq.wakeup import BLOCK_SECONDS, Wakeup
-
-OLD_MS = 1000  # a running job of this age is looked after, once a second
 
 
 class Worker(SaqWorker[Any]):
@@ -96,10 +99,11 @@ class Worker(SaqWorker[Any]):
         self._signal = asyncio.Event()
         self._wakeup = Wakeup(queue, self._signal, self._scheduler.hear)
         self._exchange = Exchange(queue, self.id, self.concurrency, self._running, self._wakeup)
+        self._overseer = Overseer(queue, self._running, self._give_up)
         self._expired = asyncio.Event()
         self._ended = asyncio.Event()
         self._ended.set()
-        self._hooks: set[asyncio.Task[None]] = set()
+        self._aftermath = Aftermath(self._after_process if self.after_process else None)
         self._deadlines: list[asyncio.TimerHandle] = []
         self._burst_left = self.max_burst_jobs if self.burst else None
         grace = self._shutdown_grace_period_s
@@ -107,10 +111,11 @@ class Worker(SaqWorker[Any]):
 
     async def start(self) -> None:
         """Run jobs until ``stop`` is called, a signal arrives, or, in burst mode, the queue is empty."""
-        loop = asyncio.get_running_loop()
+        origin.set(None)  # what it queues by itself is no follower of whoever starts it
+        self.loop = loop = asyncio.get_running_loop()
         self.event = self._exchange.stop = asyncio.Event()
         self._ended.clear()
-        self._exchange.begin(lambda: not (self.tasks or self._hooks))
+        self._exchange.begin(lambda: not (self.tasks or self._aftermath.busy))
         for number in self.SIGNALS:
             loop.add_signal_handler(number, self.request_stop)
         keeper = LeaseKeeper(
@@ -174,8 +179,7 @@ class Worker(SaqWorker[Any]):
         for duty in duties:
             duty.cancel()
         await asyncio.gather(*duties, return_exceptions=True)
-        if self._hooks:
-            await asyncio.wait(self._hooks, timeout=self.grace)
+        await self._aftermath.ended(self.grace)
         await self._wakeup.close()
         steps: list[tuple[str, Callable[[], Awaitable[object]]]] = [
             ("ending the processes", self._executor.close),
@@ -242,48 +246,47 @@ class Worker(SaqWorker[Any]):
         if self._burst_left is not None:
             self._burst_left -= 1
         if claim.crashes >= CRASH_LIMIT:
-            dead = Dead(f"the worker that ran it died {claim.crashes} times")
-            self._exchange.post(self.queue.settlement(claim, dead))
-            events.job_died(job)
+            self._end_unstarted(claim, Dead(f"the worker that ran it died {claim.crashes} times"))
             return
         if job.meta and (reason := job.expired(self.queue.now_ms())):
-            self._exchange.post(self.queue.settlement(claim, Aborted(reason)))
-            events.job_ended(job, job.status.value)
+            self._end_unstarted(claim, Aborted(reason))
             return
         if job.status is not Status.ACTIVE:  # else its worker died, which spends no attempt
             job.attempts += 1
         if self.event.is_set():
             self._exchange.post(self.queue.settlement(claim, Released("the worker stopped")))
             return
+        if job.progress:  # of an attempt whose worker died
+            job.progress = 0.0
+            job.forget(PROGRESS)
         job.started = now_ms()
         job.worker_id = self.id
         if stale := self._running.pop(claim.job_id, None):
             stale.interrupt(Released("its lease had run out"))  # its outcome would be refused
-        running = Running(claim)
+        running = Running(claim, Context(self.context, job=job, queue=self.queue))
+        if self.registry.layers.in_use:
+            self.registry.surround(running.ctx, self.queue.name)
         running.task = asyncio.create_task(self._run(running), name=job.function)
         self.tasks.add(running.task)
         self._running[claim.job_id] = running
         self._begun.append(running)
 
+    def _end_unstarted(self, claim: Claim, outcome: Outcome) -> None:
+        """End a job that is not to be run."""
+        self._exchange.post(self.queue.settlement(claim, outcome))
+        ctx = Context(self.context, job=claim.job, queue=self.queue)
+        self._aftermath.begin(self.registry.surround(ctx, self.queue.name), outcome, ran=False)
+
     async def _run(self, running: Running) -> None:
-        job = running.claim.job
         running.begun = True
-        ctx = Context(self.context, job=job, queue=self.queue)
-        outcome = running.ends_as or await self._attempt(running, ctx)
+        origin.set(running.claim.job)
+        outcome = running.ends_as or await self._attempt(running, running.ctx)
         if running.ends_as is not None:
             outcome = running.settled(running.ends_as, outcome)
         self.tasks.discard(running.task)
         if not self._goes_on(running):
             return  # it was given up while it did not end
         self._end(running, outcome)
-        tell(job, outcome)
-        if self.after_process:
-            self._hooks.add(running.task)
-            running.task.add_done_callback(self._hooks.discard)
-            try:
-                await self._after_process(ctx)
-            except Exception as error:  # noqa: BLE001 - the job has ended already
-                events.duty_failed("an after_process function", error)
 
     async def _attempt(self, running: Running, ctx: Context) -> Outcome:
         try:
@@ -318,6 +321,7 @@ class Worker(SaqWorker[Any]):
         del self._running[running.claim.job_id]
         self._exchange.post(self.queue.settlement(running.claim, outcome))
         self._signal.set()
+        self._aftermath.begin(running.ctx, outcome)
 
     def _duties(self) -> list[Coroutine[Any, Any, None]]:
         timers = self.timers
@@ -328,30 +332,9 @@ class Worker(SaqWorker[Any]):
             # Half of SAQ's time, as a turn that is late must not miss a due time.
             *([repeat("SAQ's cron jobs", self._crons.run_once, timers["schedule"] / 2)] if self.cron_jobs else ()),
             repeat("the sweeper", self.queue.sweeper.run_once, timers["sweep"]),
-            repeat("the overseer", self._oversee, timers["abort"]),
+            repeat("the overseer", self._overseer.run_once, timers["abort"]),
             repeat("worker info", lambda: self.worker_info(timers["worker_info"] * 3), timers["worker_info"]),
         ]
-
-    async def _oversee(self) -> None:
-        """End jobs that are overdue, silent, or no longer in the queue, as after an abort by a program of SAQ."""
-        now, loop_time = now_ms(), asyncio.get_running_loop().time()
-        for running in list(self._running.values()):
-            if outcome := running.overdue(loop_time):
-                self._give_up(running, outcome)
-            elif running.silent(loop_time) and (stored := await self.queue.job(running.claim.job.key)):
-                # The sign of life may have come through another copy of the job.
-                running.claim.job.touched = max(stored.touched, running.claim.job.touched)
-                if self._goes_on(running) and (outcome := running.silent(loop_time)):
-                    running.interrupt(outcome)
-        old = [running for running in self._running.values() if now - running.claim.job.started > OLD_MS]
-        if old:
-            ids = [running.claim.job_id for running in old]
-            for running, score in zip(
-                old, await self.queue.redis.zmscore(self.queue.keys.incomplete, ids), strict=True
-            ):
-                stored = await self.queue.job(running.claim.job.key) if score is None else None
-                if score is None and self._goes_on(running):
-                    running.interrupt(Aborted((stored and stored.error) or "somebody else has ended it"))
 
     async def schedule(self, lock: int = 1) -> None:
         """Queue what is due, as the worker itself does all the time; for programs that step it by hand."""
@@ -365,6 +348,7 @@ class Worker(SaqWorker[Any]):
         Returns:
             Whether there was one within ``dequeue_timeout`` seconds; 0 waits until there is.
         """
+        self.loop = asyncio.get_running_loop()
         keeper = LeaseKeeper(self.queue, self.id)
         try:
             if not (claims := await self._claim_one()):
@@ -374,6 +358,7 @@ class Worker(SaqWorker[Any]):
             self._begin(claims[0])
             await self.queue.advance(self.id, self._stamps(), 0)
             await asyncio.gather(*self.tasks)
+            await self._aftermath.ended()
         finally:
             while self._exchange.pending:
                 await self._exchange.next(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -13,7 +14,8 @@ import pytest
 from tests.app.conftest import Program, System, eventually, running_api
 
 from app.processes import free_port
-from knapsaq import Registry
+from knapsaq import Client, Job, Registry
+from knapsaq.testing import make_context
 
 
 def test_an_unknown_job_is_answered_with_what_may_be_wrong(system: System) -> None:
@@ -36,6 +38,70 @@ def test_an_unknown_schedule_is_answered_with_those_that_there_are(system: Syste
 
     assert answer.status_code == 404
     assert "weekly_report" in answer.json()["detail"]
+
+
+class TestProgress:
+    """What a page with a progress bar asks for."""
+
+    async def test_it_is_shown_from_the_queue_to_the_end(self, system: System, client: Client) -> None:
+        """Before the job has begun, while it runs, and with its result."""
+        task = client.registry.get("my_task")
+        job = await task.using(delay=3600).enqueue(user_id=7)
+        url = f"/jobs/{job.key}/progress"
+        nothing = {"details": {}, "result": None, "error": None}
+        assert system.api.get(url).json() == {"state": "PENDING", "progress": 0, **nothing}
+
+        [started] = [Job.from_record({**job.to_dict(), "status": "active"})]
+        started.queue = client.queue()
+        make_context(job=started).set_progress(3, 10, step="parsing")
+        await client.queue().redis.set(job.id, client.queue().serialize(started))
+        shown = system.api.get(url).json()
+        assert (shown["state"], shown["progress"]) == ("PROGRESS", 30)
+        assert shown["details"] == {"current": 3, "total": 10, "step": "parsing"}
+
+        await client.queue().abort(job, "not needed")
+        assert system.api.get(url).json()["state"] == "REVOKED"
+
+        done = await task.enqueue(user_id=7)
+        await done.wait(10)
+        shown = system.api.get(f"/jobs/{done.key}/progress").json()
+        assert (shown["state"], shown["progress"]) == ("SUCCESS", 100)
+        assert shown["result"] == {"status": "success", "user_id": 7}
+
+    async def test_its_changes_are_sent_as_events_up_to_the_end(self, system: System) -> None:
+        """The stream ends by itself; a campaign tells how many of its mails are on their way."""
+        system.verified("progressive")
+        created = system.api.post("/campaigns", json={"subject": "Progress", "body": "Hello.\n"}).json()
+        with system.api.stream("GET", f"{created['job']['url']}/updates", timeout=30) as stream:
+            assert stream.headers["content-type"].startswith("text/event-stream")
+            lines = [line for line in stream.iter_lines() if line]
+        assert lines[-2] == "event: complete"
+        last = json.loads(lines[-1].removeprefix("data: "))
+        queued = last["result"]["queued"]
+        assert (last["state"], last["progress"]) == ("SUCCESS", 100)
+        assert last["details"] == {"current": queued, "total": queued}
+
+    @pytest.mark.parametrize("what", ["progress", "updates"])
+    def test_an_unknown_job_has_none(self, system: System, what: str) -> None:
+        """Answered as everywhere else."""
+        answer = system.api.get(f"/jobs/no-such-job/{what}")
+        assert answer.status_code == 404
+        assert answer.json()["detail"].startswith("there is no job 'no-such-job'")
+
+    async def test_a_request_is_found_by_its_id_in_the_jobs_that_come_of_it(
+        self, system: System, client: Client
+    ) -> None:
+        """From the route to the job that fans out, and from there to each mail."""
+        user = system.verified("correlated")
+        headers = {"X-Correlation-ID": "campaign-trace-1"}
+        answer = system.api.post("/campaigns", json={"subject": "Trace", "body": "Hello.\n"}, headers=headers)
+        assert answer.headers["X-Correlation-ID"] == "campaign-trace-1"
+        created = answer.json()
+        system.ended(created["job"]["url"])
+        mail = await client.queue().job(f"campaign-{created['campaign']['id']}-{user['id']}")
+        assert mail is not None
+        assert mail.headers["correlation_id"] == "campaign-trace-1"
+        assert mail.parent_id == mail.root_id == created["job"]["key"]
 
 
 @dataclass(frozen=True)

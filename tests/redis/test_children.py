@@ -18,7 +18,22 @@ from tests import process_tasks as tasks
 from tests.processes import clean_environment, is_running, running
 from tests.support import ended, eventually, left_behind, lists, working
 
-from knapsaq import Client, JobFailedError, JobRevokedError, Queue, Registry, Settings, connect
+from knapsaq import (
+    Client,
+    Context,
+    JobFailedError,
+    JobRevokedError,
+    LineageFilter,
+    Middleware,
+    Queue,
+    Registry,
+    Settings,
+    Snooze,
+    connect,
+)
+from knapsaq.lineage import CORRELATION
+from knapsaq.middleware import CallNext, Layers
+from knapsaq.options import CallOptions
 from knapsaq.worker import Worker
 
 PATIENCE = 30.0
@@ -104,6 +119,43 @@ class TestCalls:
 
         with pytest.raises(JobFailedError, match=r"ctx\['queue'\] is not to be had in a process"):
             await (await tasks.reaches_out.enqueue()).wait(PATIENCE)
+
+    async def test_its_line_is_known_there_and_to_what_it_logs(
+        self, client: Client, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Parent, root and headers; records of any logger are told apart by a filter in the worker."""
+        caplog.handler.addFilter(LineageFilter())
+        job = tasks.lineage.build_job(CallOptions(headers={CORRELATION: "c-1"}), (), {})
+        job.note(parent="mother", root="eve")
+        job = await client.queue().submit(job)
+        assert await job.wait(PATIENCE) == ["mother", "eve", {CORRELATION: "c-1"}]
+        [record] = [each for each in caplog.records if each.getMessage() == "seen"]
+        facts = vars(record)
+        assert (facts["job"], facts["task"], facts[CORRELATION]) == (job.key, "lineage", "c-1")
+
+    async def test_middlewares_around_it_see_values_and_signals_as_everywhere(
+        self, client: Client, notes: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Whatever comes over the line; a result that nobody changed keeps the reason why it was not stored."""
+        seen: list[Any] = []
+
+        class Sees(Middleware):
+            async def around(self, ctx: Context, call_next: CallNext) -> Any:
+                try:
+                    result = await call_next()
+                except Snooze as signal:
+                    seen.append(signal.after)
+                    raise
+                seen.append(result)
+                return f"[{result}]" if isinstance(result, str) else result
+
+        monkeypatch.setattr(tasks.registry, "layers", Layers())
+        tasks.registry.use(Sees())
+        assert await (await tasks.signalling.enqueue("snooze", str(notes))).wait(PATIENCE) == "[snooze 0]"
+        unstorable = await tasks.opaque.enqueue()
+        await ended(unstorable)
+        assert "the result of task 'opaque' cannot be stored" in (unstorable.error or "")
+        assert seen == [0.001, "snooze 0", None]
 
     @pytest.mark.parametrize(
         ("kind", "attempts", "error"),

@@ -19,6 +19,7 @@ from knapsaq import (
     ScheduleEntry,
     ScheduleFire,
     Snooze,
+    Update,
     connect,
     scheduled_task,
     task,
@@ -80,6 +81,19 @@ def in_a_process(ctx: Context, *, x: int) -> int | Snooze:
 async def with_options(ctx: Context, *, to: str) -> None: ...
 
 
+notification = task.preset(queue="mail", retries=3)
+
+
+@notification
+async def from_a_preset(ctx: Context, *, to: str) -> int:
+    return len(to)
+
+
+@notification.preset(ttl=60)(timeout=5)
+def from_a_nested_preset(x: int) -> str:
+    return str(x)
+
+
 @registry.task(queue="mail")
 async def of_a_registry(*, to: str) -> bytes:
     return to.encode()
@@ -120,6 +134,8 @@ async def enqueuing() -> None:
     assert_type(await plain_with_context.enqueue(x=1), Job[tuple[int, str]])
     assert_type(await with_options.enqueue(to="a"), Job[None])
     assert_type(await in_a_process.using(expires=datetime.now(UTC)).enqueue(x=1), Job[int | Snooze])
+    assert_type(await from_a_preset.enqueue(to="a"), Job[int])
+    assert_type(await from_a_nested_preset.enqueue(1), Job[str])
     assert_type(await of_a_registry.enqueue(to="a"), Job[bytes])
     assert_type(await scheduled.enqueue(), Job[dict[str, int]])
     assert_type(await scheduled_and_plain.enqueue(), Job[int])
@@ -134,6 +150,11 @@ async def waiting() -> None:
     assert_type(await job.wait(5), dict[str, int])
     assert_type(await (await plain.enqueue(1, 2)).wait(timeout=5), int)
     assert_type(job.headers, Mapping[str, str])
+    assert_type(job.parent_id, str | None)
+    assert_type(job.root_id, str)
+    async for update in job.updates():
+        assert_type(update, Update)
+        assert_type(update.percent, int)
     assert_type(job.ended, bool)
     assert_type(await job.revoke(terminate=True, reason="enough"), bool)
 
@@ -172,3 +193,4 @@ async def looking_things_up(ctx: Context) -> None:
     assert_type(ctx.job, Job[Any])
     assert_type(ctx.retries, int)
     assert_type(ctx.is_aborted(), bool)
+    assert_type(await ctx.set_progress(1, 2.5, file="a"), None)

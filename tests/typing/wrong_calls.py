@@ -79,6 +79,8 @@ def definitions() -> None:
     scheduled_task(cron="* * * * *", misfire="twice")  # type: ignore[arg-type]
     task(retires=3)  # type: ignore[call-overload]
     task(timeout="5 s")  # type: ignore[call-overload]
+    task.preset(retires=3)  # type: ignore[call-arg]
+    task.preset(timeout="5 s")  # type: ignore[arg-type]
     scheduled_task(cron="0 2 * * *", retires=3)  # type: ignore[call-arg]
     add.using(prio=3)  # type: ignore[call-arg]
     add.using(delay="soon")  # type: ignore[arg-type]

@@ -31,9 +31,10 @@ async def send_campaign(ctx: Context, *, campaign_id: UUID, db_session: AsyncSes
         select(Delivery.user_id).where(Delivery.campaign_id == campaign_id, Delivery.sent_at.is_(None))
     )
     recipients = waiting.all()
-    for user_id in recipients:
+    for number, user_id in enumerate(recipients, start=1):
         key = f"campaign-{campaign_id}-{user_id}"
         await send_campaign_email.using(key=key).enqueue(campaign_id=campaign_id, user_id=user_id)
+        await ctx.set_progress(number, len(recipients))
     ctx.logger.info("queued %s mails of campaign %s", len(recipients), campaign_id)
     return {"queued": len(recipients)}
 

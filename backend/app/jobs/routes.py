@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from typing import Any, cast
+
 from litestar import Controller, get, post
 from litestar.di import NamedDependency
 from litestar.exceptions import NotFoundException
 from litestar.params import FromPath, FromQuery
+from litestar.response import ServerSentEvent, ServerSentEventMessage
 from litestar.status_codes import HTTP_202_ACCEPTED
 from litestar_saq import TaskQueues
+from msgspec import json
 
-from app.jobs.views import EnqueuedJob, JobView
+from app.jobs.views import EnqueuedJob, JobProgress, JobView
 from app.queue.registry import get_registry
+from knapsaq import Job
 
 
 class JobController(Controller):
@@ -24,15 +30,39 @@ class JobController(Controller):
         self, key: FromPath[str], task_queues: NamedDependency[TaskQueues], queue: FromQuery[str] = "default"
     ) -> JobView:
         """Show a job's status, and its result or error once it has ended."""
-        if queue not in task_queues.queues:
-            raise NotFoundException(f"there is no queue {queue!r}; there are: {', '.join(sorted(task_queues.queues))}")
-        job = await task_queues.get(queue).job(key)
-        if job is None:
-            raise NotFoundException(
-                f"there is no job {key!r} in queue {queue!r}: either the key is wrong, "
-                f"or it ended longer ago than results are kept (KNAPSAQ_RESULT_TTL)"
-            )
-        return JobView.of(job)
+        return JobView.of(await _find(task_queues, queue, key))
+
+    @get("/{key:str}/progress")
+    async def progress(
+        self, key: FromPath[str], task_queues: NamedDependency[TaskQueues], queue: FromQuery[str] = "default"
+    ) -> JobProgress:
+        """Show how far a job is."""
+        return JobProgress.of(await _find(task_queues, queue, key))
+
+    @get("/{key:str}/updates")
+    async def updates(
+        self, key: FromPath[str], task_queues: NamedDependency[TaskQueues], queue: FromQuery[str] = "default"
+    ) -> ServerSentEvent:
+        """Send how far a job is, as server-sent events: now, at each change, and at its end."""
+        return ServerSentEvent(_events(await _find(task_queues, queue, key)))
+
+
+async def _find(task_queues: TaskQueues, queue: str, key: str) -> Job[Any]:
+    if queue not in task_queues.queues:
+        raise NotFoundException(f"there is no queue {queue!r}; there are: {', '.join(sorted(task_queues.queues))}")
+    job = await task_queues.get(queue).job(key)
+    if job is None:
+        raise NotFoundException(
+            f"there is no job {key!r} in queue {queue!r}: either the key is wrong, "
+            f"or it ended longer ago than results are kept (KNAPSAQ_RESULT_TTL)"
+        )
+    return cast("Job[Any]", job)
+
+
+async def _events(job: Job[Any]) -> AsyncIterator[ServerSentEventMessage]:
+    async for update in job.updates():
+        view = JobProgress.of(job)
+        yield ServerSentEventMessage(event=update.status.value, data=json.encode(view).decode())
 
 
 class ScheduleController(Controller):

@@ -8,6 +8,9 @@ from litestar.exceptions import HTTPException
 from litestar.status_codes import HTTP_409_CONFLICT
 from msgspec import Struct
 from saq import Job
+from saq.job import Status
+
+from knapsaq import Job as OurJob
 
 
 class EnqueuedJob(Struct):
@@ -70,6 +73,49 @@ class JobView(Struct):
             status=job.status.value,
             attempts=job.attempts,
             result=job.result,
-            error=job.error.strip().rsplit("\n", 1)[-1] if job.error else None,
+            error=_last_line(job.error),
             seconds=(job.completed - job.queued) / 1000 if job.completed else None,
         )
+
+
+STATES = {
+    Status.ACTIVE: "PROGRESS",
+    Status.ABORTING: "PROGRESS",
+    Status.COMPLETE: "SUCCESS",
+    Status.FAILED: "FAILURE",
+    Status.ABORTED: "REVOKED",
+}
+
+
+class JobProgress(Struct):
+    """How far a job is, in the words that pages with a progress bar know from Celery.
+
+    Attributes:
+        state: ``PENDING``, ``PROGRESS``, ``SUCCESS``, ``FAILURE`` or ``REVOKED``.
+        progress: Whole percent, 0 to 100.
+        details: What the task has told: ``current``, ``total`` and what else it likes.
+        result: What the task returned.
+        error: The last line of the last error.
+    """
+
+    state: str
+    progress: int
+    details: dict[str, Any]
+    result: Any
+    error: str | None
+
+    @classmethod
+    def of(cls, job: OurJob[Any]) -> JobProgress:
+        """Describe a job as it was read from Redis."""
+        update = job.as_update
+        return cls(
+            state=STATES.get(update.status, "PENDING"),
+            progress=update.percent,
+            details=dict(update.meta),
+            result=job.result,
+            error=_last_line(job.error),
+        )
+
+
+def _last_line(error: str | None) -> str | None:
+    return error.strip().rsplit("\n", 1)[-1] if error else None

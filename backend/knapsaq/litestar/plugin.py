@@ -28,6 +28,7 @@ from knapsaq.errors import BrokerError, ConfigurationError
 from knapsaq.job import Job
 from knapsaq.litestar.answers import ANSWERS
 from knapsaq.litestar.cli import workers_group
+from knapsaq.litestar.correlation import CorrelationMiddleware
 from knapsaq.litestar.dependencies import Shared, for_handlers
 from knapsaq.litestar.guards import AdminGuard
 from knapsaq.litestar.web import web_router
@@ -89,7 +90,7 @@ class KnapsaqPlugin(InitPlugin, CLIPlugin):
         return self._settings
 
     def on_app_init(self, app_config: AppConfig) -> AppConfig:
-        """Add connection, dependencies, error answers and the web page to an application.
+        """Add connection, dependencies, correlation ids, error answers and the web page to an application.
 
         Raises:
             ConfigurationError: The application provides ``task_queues`` already.
@@ -104,6 +105,7 @@ class KnapsaqPlugin(InitPlugin, CLIPlugin):
         app_config.dependencies[QUEUES_KEY] = Provide(lambda: queues, sync_to_thread=False)
         _allow_inferred_queues()
         app_config.lifespan.append(self._lifespan(queues, shared))
+        app_config.middleware.insert(0, CorrelationMiddleware())
         app_config.signature_namespace = {**NAMESPACE, **app_config.signature_namespace}
         for kind, answer in ANSWERS.items():
             app_config.exception_handlers.setdefault(kind, answer)
