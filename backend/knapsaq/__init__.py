@@ -33,6 +33,11 @@ from knapsaq.errors import (
     UnknownQueueError,
     UnknownTaskError,
     WorkerError,
+    WorkflowDefinitionError,
+    WorkflowError,
+    WorkflowFailedError,
+    WorkflowMissingError,
+    WorkflowRevokedError,
 )
 from knapsaq.job import Job
 from knapsaq.outcomes import Discard, Retry
@@ -42,6 +47,7 @@ from knapsaq.registry import Registry, get_registry, scheduled_task, task
 from knapsaq.schedules import Schedule
 from knapsaq.settings import Settings
 from knapsaq.signature import INJECTED
+from knapsaq.signatures import Sig, Workflow, WorkflowJob, chain, chord, get_workflow, group, signature
 from knapsaq.task import Task
 from knapsaq.worker import Worker
 
@@ -76,6 +82,7 @@ __all__ = [
     "Schedule",
     "Settings",
     "SettingsError",
+    "Sig",
     "Task",
     "TaskDefinitionError",
     "TaskTimeoutError",
@@ -83,9 +90,21 @@ __all__ = [
     "UnknownTaskError",
     "Worker",
     "WorkerError",
+    "Workflow",
+    "WorkflowDefinitionError",
+    "WorkflowError",
+    "WorkflowFailedError",
+    "WorkflowJob",
+    "WorkflowMissingError",
+    "WorkflowRevokedError",
+    "chain",
+    "chord",
     "connect",
     "crontab",
     "get_registry",
+    "get_workflow",
+    "group",
     "scheduled_task",
+    "signature",
     "task",
 ]

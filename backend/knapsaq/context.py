@@ -16,6 +16,7 @@ from knapsaq.outcomes import Retry
 from knapsaq.timing import Duration
 
 if TYPE_CHECKING:
+    from knapsaq.canvas import Expression
     from knapsaq.job import Job
     from knapsaq.task import Task
 
@@ -64,6 +65,42 @@ class Context(dict[str, Any]):
     def headers(self) -> Mapping[str, str]:
         """The text that travels with the job, by name."""
         return self["job"].headers if "job" in self else {}
+
+    @property
+    def root_id(self) -> str | None:
+        """The id of the workflow that the job is of; None for a job of none."""
+        return self["job"].root_id if "job" in self else None
+
+    @property
+    def parent_id(self) -> str | None:
+        """The key of the job that this one follows from; None where there is none."""
+        return self["job"].parent_id if "job" in self else None
+
+    async def spawn(self, expression: Expression) -> None:
+        """Add to the workflow of this job: the new nodes run at once, and the workflow ends after them.
+
+        They are added in one step, and only while the job is this attempt's: one that lost it to another worker adds
+        nothing. An attempt that is repeated adds them again.
+
+        Args:
+            expression: A signature, or anything that is put together of them; it gets this job's headers.
+
+        Raises:
+            WorkflowError: The job is of no workflow, which was not revoked, or is no longer this attempt's.
+            InvalidArgumentsError: Arguments do not fit a task.
+        """
+        await self["task"].extend(self["job"], expression, replaces=False)
+
+    async def replace(self, expression: Expression) -> Any:
+        """Put something else in the place of this job: ``return await ctx.replace(other.s())``.
+
+        What follows this job then follows from that, and gets its result; it has to fit this task's annotation. What
+        this attempt itself returns no longer counts. An attempt that is repeated finds it done already.
+
+        Raises:
+            The same as ``spawn``.
+        """
+        await self["task"].extend(self["job"], expression, replaces=True)
 
     @property
     def hostname(self) -> str:

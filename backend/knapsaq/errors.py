@@ -5,7 +5,8 @@
     │   ├── CronError               a cron expression or interval that names no time
     │   ├── OptionError             a wrong option of @task, @scheduled_task or .using()
     │   ├── SettingsError           a wrong KNAPSAQ_* value
-    │   └── TaskDefinitionError     a function that cannot be a task
+    │   ├── TaskDefinitionError     a function that cannot be a task
+    │   └── WorkflowDefinitionError a workflow whose parts do not fit together
     ├── RegistryError
     │   ├── DuplicateTaskError      two functions under one name
     │   ├── UnknownTaskError        nobody registered that name
@@ -18,6 +19,10 @@
     ├── BrokerError                 Redis cannot be reached, started or used
     ├── WorkerError                 a worker cannot start or be controlled
     ├── TaskTimeoutError            an attempt ran over its limit; raised inside the worker
+    ├── WorkflowError               what a workflow can end with
+    │   ├── WorkflowFailedError     with every failed node and its error
+    │   ├── WorkflowRevokedError
+    │   └── WorkflowMissingError
     └── JobError                    what waiting for a job can end with
         ├── JobFailedError
         ├── JobRevokedError
@@ -32,6 +37,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import NamedTuple
 
 LISTED_NAMES = 10
 
@@ -98,6 +104,17 @@ class TaskDefinitionError(ConfigurationError):
 
     def __str__(self) -> str:
         return f"task {self.task!r}: {self.problem}"
+
+
+class WorkflowDefinitionError(ConfigurationError):
+    """The parts of a workflow do not fit together; nothing was queued."""
+
+    def __init__(self, step: str, part: str, expected: str, given: str) -> None:
+        super().__init__(step, part, expected, given)
+        self.step, self.part, self.expected, self.given = step, part, expected, given
+
+    def __str__(self) -> str:
+        return f"workflow step {self.step!r}, {self.part}: expected {self.expected}, given {self.given}"
 
 
 class RegistryError(KnapsaqError):
@@ -262,3 +279,62 @@ class ResultError(JobError):
 
     def __str__(self) -> str:
         return f"job {self.key} of task {self.task!r} is done, but its result is not to be had: {self.error}"
+
+
+class NodeFailure(NamedTuple):
+    """Why a node of a workflow has no result.
+
+    Attributes:
+        node: Its name.
+        task: Its task's name.
+        error: The end of its traceback, or the reason why it was revoked.
+    """
+
+    node: str
+    task: str
+    error: str
+
+
+class WorkflowError(KnapsaqError):
+    """A workflow has no result, or cannot do what was asked."""
+
+    def __init__(self, workflow: str, reason: str) -> None:
+        super().__init__(workflow, reason)
+        self.workflow, self.reason = workflow, reason
+
+    def __str__(self) -> str:
+        return f"workflow {self.workflow}: {self.reason}"
+
+
+class WorkflowFailedError(WorkflowError):
+    """One of a workflow's last nodes has failed or was cancelled; ``failures`` names each node that failed."""
+
+    def __init__(self, workflow: str, reason: str, failures: tuple[NodeFailure, ...]) -> None:
+        super().__init__(workflow, reason)
+        self.failures = failures
+        self.args = (workflow, reason, failures)
+
+    @classmethod
+    def of(cls, workflow: str, failures: Iterable[NodeFailure]) -> WorkflowFailedError:
+        """Return the error that names each failed node; its text names at most ten."""
+        every = tuple(failures)
+        named = [f"{one.node} ({one.task}): {one.error.strip().rpartition(chr(10))[2]}" for one in every]
+        more = f"; and {len(named) - LISTED_NAMES} more" if len(named) > LISTED_NAMES else ""
+        return cls(workflow, "; ".join(named[:LISTED_NAMES]) + more, every)
+
+    def __str__(self) -> str:
+        return f"workflow {self.workflow} failed: {self.reason}"
+
+
+class WorkflowRevokedError(WorkflowError):
+    """Somebody ended the workflow on purpose."""
+
+    def __str__(self) -> str:
+        return f"workflow {self.workflow} was revoked: {self.reason}"
+
+
+class WorkflowMissingError(WorkflowError):
+    """The workflow is not in Redis (any more)."""
+
+    def __str__(self) -> str:
+        return f"workflow {self.workflow} is not in Redis: {self.reason}"

@@ -28,6 +28,7 @@ from knapsaq.codec import copied, to_json_types, utf8
 from knapsaq.context import Context
 from knapsaq.deadline import Deadline
 from knapsaq.errors import InvalidArgumentsError, TaskDefinitionError, TaskTimeoutError, UnknownTaskError
+from knapsaq.flows import inputs
 from knapsaq.job import META_KEY, UNKNOWN_SINCE, Job, backed_off
 from knapsaq.outcomes import Aborted, Dead, Discard, Failed, Outcome, Released, Retried, Retry, Succeeded
 from knapsaq.providers import NOTHING, Injector, Plan
@@ -136,7 +137,8 @@ class Executor:
             if task is None:
                 return await self._call_plain(job, ctx)
             provided = await plan.resolve(ctx, stack, self._injector.shared) if stack else NONE_PROVIDED
-            args, kwargs = task.signature.unbind(job.kwargs or {}, provided)
+            arguments = (await inputs(job) if job.meta else job.kwargs) or {}
+            args, kwargs = task.signature.unbind(arguments, provided)
             if task.takes_context:
                 args = (ctx, *args)
             if task.is_async:

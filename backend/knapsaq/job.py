@@ -171,6 +171,16 @@ class Job(SaqJob, Generic[R]):
         return cast("Mapping[str, str]", self.extras.get("headers", {}))
 
     @property
+    def root_id(self) -> str | None:
+        """The id of the workflow that the job is of; None for a job of none."""
+        return cast("str | None", self.extras.get("root_id"))
+
+    @property
+    def parent_id(self) -> str | None:
+        """The key of the job that it follows from: the first of them in a workflow, or the one that spawned it."""
+        return cast("str | None", self.extras.get("parent_id"))
+
+    @property
     def extras(self) -> Mapping[str, Any]:
         """What Knapsaq stores with the job beyond SAQ's fields."""
         extras: Any = self.meta.get(META_KEY)

@@ -181,6 +181,19 @@ class Queue(ReadingQueue):
         if fields["ttl"] is None:
             fields["ttl"] = self.settings.result_ttl
 
+    async def record(self, job: Job[Any]) -> bytes | str:
+        """Return the record of a job that is accepted later, by its workflow, without its status and that moment.
+
+        Raises:
+            InvalidArgumentsError: JSON cannot carry its arguments.
+            PayloadTooLargeError: They are too large.
+        """
+        self._address(job)
+        if self._before_enqueues:
+            await self._before_enqueue(job)
+        job.status, job.queued = Status.NEW, 0
+        return self._payload(job)
+
     @asynccontextmanager
     async def batch(self) -> AsyncIterator[None]:
         """Abort the jobs that were accepted within the block, if it raises or is cancelled.
@@ -250,7 +263,7 @@ class Queue(ReadingQueue):
         answer = await scripts.abort(
             self.line,
             [keys.queued, keys.active, keys.incomplete, keys.aborts, keys.crashes, job.id],
-            [error, self.serialize(job), self.whole_ttl(job), aborting, keys.wake],
+            [error, self.serialize(job), self.whole_ttl(job), aborting, keys.wake, self.now_argument],
         )
         if answer == b"aborted":
             self.aborted += 1

@@ -13,8 +13,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
-from contextlib import suppress
-from typing import Any, cast
+from contextlib import AbstractAsyncContextManager, suppress
+from typing import Any, Self, cast
 
 import msgspec
 from redis.asyncio import Redis
@@ -185,6 +185,16 @@ class ReadingQueue(ClaimingQueue):
         """Return the job's result as the task's annotated type; as it is stored where the task is not known here."""
         task = self.registry.find(job.function) if self.registry else None
         return job.result if task is None else task.signature.result(job.result)
+
+    def pushed(self, channel: str) -> AbstractAsyncContextManager[News]:
+        """Return what yields the news of a channel."""
+        return self._pushes.on(channel)
+
+    def sibling(self, name: str) -> Self:
+        """Return another queue of the same Redis; this one if it has the name."""
+        if name == self.name:
+            return self
+        return type(self)(self.redis, name, registry=self.registry, settings=self.settings, clock=self.clock)
 
     async def _read(self, job_ids: Sequence[str | bytes]) -> Sequence[bytes | None]:
         with broker_errors(self.settings.redacted_broker_url):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, Un
 
 from typing_extensions import TypeVar as TypeVarWithDefault
 
+from knapsaq.canvas import Expression, FlowOptions, Group, Sig, group
 from knapsaq.codec import shown
 from knapsaq.context import Context
 from knapsaq.errors import InvalidArgumentsError, NotConnectedError, OptionError, TaskDefinitionError
@@ -24,6 +25,7 @@ from knapsaq.options import CallKeywords, CallOptions, TaskOptions
 from knapsaq.schedules import Schedule
 from knapsaq.signature import INJECTED, Signature
 from knapsaq.timing import Duration, now_ms
+from knapsaq.workflow import WorkflowJob
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -39,6 +41,12 @@ class Sender(Protocol):
 
     def send_many(self, queue: str, jobs: list[Job[Any]]) -> Awaitable[list[Job[Any]]]:
         """Accept jobs; for each the one that already has its key takes its place."""
+
+    def start(self, expression: Expression, options: FlowOptions) -> Awaitable[WorkflowJob]:
+        """Accept a workflow."""
+
+    def extend(self, job: Job[Any], expression: Expression, *, replaces: bool) -> Awaitable[None]:
+        """Add to the workflow of a job that runs, perhaps in that job's place."""
 
 
 class Home(Protocol):
@@ -203,14 +211,55 @@ class Task(Generic[P, R, C]):
         )
         return await self._send(options, tuple(args), dict(kwargs or {}))
 
+    def s(self, *args: Any, **kwargs: Any) -> Sig[R]:
+        """Return a call of this task that is sent later, alone or in a workflow.
+
+        Results of steps before it come before ``args``; so they may be a part of what the function takes.
+
+        Raises:
+            InvalidArgumentsError: The function has no parameter of a name.
+        """
+        return Sig(self, args, kwargs)
+
+    def si(self, *args: Any, **kwargs: Any) -> Sig[R]:
+        """Return a call that is sent later and ignores the results of steps before it.
+
+        Raises:
+            InvalidArgumentsError: The arguments do not fit the function.
+        """
+        return Sig(self, args, kwargs, immutable=True)
+
+    def map(self, items: Iterable[Any]) -> Group:
+        """Return a group with a call for each item, which is the first argument."""
+        return group(Sig(self, (item,)) for item in items)
+
+    def chunks(self, items: Iterable[Any], size: int) -> Group:
+        """Return a group with a call for each so many items, which are as a list the first argument.
+
+        Args:
+            items: The items.
+            size: How many a call gets, 1 or more; the last one may get fewer.
+
+        Raises:
+            OptionError: ``size`` is below 1.
+        """
+        given: Any = size
+        if not isinstance(given, int) or isinstance(given, bool) or given < 1:
+            raise OptionError(f".chunks() of task {self.name!r}", "size", size, "a whole number from 1")
+        each = list(items)
+        return self.map(each[start : start + size] for start in range(0, len(each), size))
+
     def build_job(self, options: CallOptions, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Job[R]:
         """Return the job of one call, not queued yet; its timeout and ttl are None where nobody named one.
 
         Raises:
             InvalidArgumentsError: The arguments do not fit the function.
         """
-        arguments = self.signature.bind(args, kwargs, self.injected) or None
-        job: Job[R] = Job.like(self._pattern, options.key or new_key(), arguments)
+        return self.job_of(options, self.signature.bind(args, kwargs, self.injected))
+
+    def job_of(self, options: CallOptions, arguments: dict[str, Any]) -> Job[R]:
+        """Return the job of one call whose arguments have been bound and checked."""
+        job: Job[R] = Job.like(self._pattern, options.key or new_key(), arguments or None)
         if options is not NO_OPTIONS:
             _apply(options, job, self.options)
         return job
@@ -223,6 +272,10 @@ class Task(Generic[P, R, C]):
         if own.retries:  # else the worker takes them from the task, should it raise Retry
             fields |= {"retries": 1 + own.retries, "retry_delay": own.retry_delay, "retry_backoff": own.retry_backoff}
         return vars(Job(function=self.name, **fields))
+
+    async def extend(self, job: Job[Any], expression: Expression, *, replaces: bool) -> None:
+        """Add to the workflow of a job of this task that runs; see ``Context.spawn`` and ``Context.replace``."""
+        await self._sender.extend(job, expression, replaces=replaces)
 
     def _send(self, options: CallOptions, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Awaitable[Job[R]]:
         job = self.build_job(options, args, kwargs)

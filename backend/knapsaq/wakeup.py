@@ -7,6 +7,8 @@ channel. While either line is down, and for jobs that programs of SAQ delay, the
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import Callable
 
 from redis.exceptions import RedisError
 
@@ -66,3 +68,9 @@ class Wakeup:
 
     def _take(self, _push: object) -> None:
         self._signal.set()
+
+
+def call_in(loop: asyncio.AbstractEventLoop, function: Callable[[], object]) -> None:
+    """Call a function in a loop's own thread; nothing happens if the loop has been closed."""
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(function)

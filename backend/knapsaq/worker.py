@@ -31,6 +31,7 @@ from knapsaq.claims import CRASH_LIMIT, Advance, Claim, Settlement
 from knapsaq.context import Context
 from knapsaq.exchange import Exchange
 from knapsaq.executor import Executor
+from knapsaq.flows import Mender
 from knapsaq.liveness import LeaseKeeper
 from knapsaq.outcomes import Aborted, Dead, Failed, Outcome, Released, Retried, Succeeded
 from knapsaq.providers import Injector
@@ -40,7 +41,7 @@ from knapsaq.running import Running
 from knapsaq.settings import Settings
 from knapsaq.timing import now_ms
 from knapsaq.upkeep import CronJobs, Rescuer, Scheduler, repeat
-from knapsaq.wakeup import BLOCK_SECONDS, Wakeup
+from knapsaq.wakeup import BLOCK_SECONDS, Wakeup, call_in
 
 OLD_MS = 1000  # a running job of this age is looked after, once a second
 SCHEDULE_SECONDS = 20
@@ -113,8 +114,8 @@ class Worker(SaqWorker[Any]):
         keeper = LeaseKeeper(
             self.queue,
             self.id,
-            on_expired=lambda: _call_in(loop, self._expired.set),
-            on_work=lambda: _call_in(loop, self._signal.set),
+            on_expired=lambda: call_in(loop, self._expired.set),
+            on_work=lambda: call_in(loop, self._signal.set),
         )
         duties: list[asyncio.Task[None]] = []
         try:
@@ -324,6 +325,7 @@ class Worker(SaqWorker[Any]):
             # Half of SAQ's time, as a turn that is late must not miss a due time.
             *([repeat("SAQ's cron jobs", self._crons.run_once, timers["schedule"] / 2)] if self.cron_jobs else ()),
             repeat("the sweeper", self.queue.sweeper.run_once, timers["sweep"]),
+            repeat("the workflows' mender", Mender(self.queue).run_once, timers["sweep"]),
             repeat("the overseer", self._oversee, timers["abort"]),
             repeat("worker info", lambda: self.worker_info(timers["worker_info"] * 3), timers["worker_info"]),
         ]
@@ -392,9 +394,3 @@ class Worker(SaqWorker[Any]):
         await self._expired.wait()
         self._expired.clear()
         await self._rescuer.run_once()
-
-
-def _call_in(loop: asyncio.AbstractEventLoop, function: Callable[[], object]) -> None:
-    """Call a function in a loop's own thread; nothing happens if the loop has been closed."""
-    with contextlib.suppress(RuntimeError):
-        loop.call_soon_threadsafe(function)

@@ -1,9 +1,9 @@
 -- End a job on purpose: at once if it waits, through its worker if it runs.
 -- keys: queued active incomplete aborts crashes job
--- args: reason aborted_payload ttl aborting_payload channel
+-- args: reason aborted_payload ttl aborting_payload channel now
 -- Returns 'ended' (nothing changed), 'aborted' or 'aborting'.
 local queued, active, incomplete, aborts, crashes, job = unpack(KEYS)
-local reason, aborted_payload, ttl, aborting_payload, channel = unpack(ARGV)
+local reason, aborted_payload, ttl, aborting_payload, channel, now = unpack(ARGV)
 local KEPT_SECONDS = 3600
 
 if not redis.call('ZSCORE', incomplete, job) then
@@ -31,4 +31,5 @@ else
   redis.call('DEL', job)
 end
 redis.call('PUBLISH', job, 'aborted')
+flow_step(job, 'a', cjson.encode(reason), now)
 return 'aborted'

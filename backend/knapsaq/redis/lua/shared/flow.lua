@@ -1,0 +1,167 @@
+-- How a workflow goes on when one of its jobs has ended; put before each script in which a job can end.
+-- A workflow <queue>:<key> is three hashes. saq:<queue>:flow:<key> has for node n: r its record without status, q its
+-- queue if that is another, d its delay or due second, e its children (a ! behind those that run after a failure too),
+-- p how many parents it waits for, s the shape of a join, which has no job of its own, b that a join's parent was bad;
+-- and left, how many nodes have not ended; bad, how many ends of the workflow were no success; stop, why it is revoked;
+-- state and ended, once it has ended; ttl; on_success and on_failure, the nodes that run then.
+-- ...:states has each node's state: q queued or running, d done, f failed, a aborted, c cancelled; none is waiting.
+-- ...:results has what each node returned, as JSON, and under !n why it failed.
+local FLOW_AT_ONCE = 500
+local FLOW_LEAST_SECONDS = 60
+
+local function flow_ms(now)
+  if now ~= '' then return tonumber(now) end
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+local function flow_parts(id)
+  local home, key = string.match(id, '^([^:]+):(.+)$')
+  return 'saq:' .. home .. ':flow:' .. key, home
+end
+
+-- Accept the jobs of nodes, as enqueue.lua does.
+local function flow_accept(id, nodes, now, again)
+  local flow, home = flow_parts(id)
+  for first = 1, #nodes, FLOW_AT_ONCE do
+    local fields, records, marks, scores, pushed = {}, {}, {}, {}, {}
+    local last = math.min(first + FLOW_AT_ONCE - 1, #nodes)
+    for i = first, last do
+      fields[#fields + 1] = 'r' .. nodes[i]
+      fields[#fields + 1] = 'q' .. nodes[i]
+      fields[#fields + 1] = 'd' .. nodes[i]
+    end
+    local values = redis.call('HMGET', flow, unpack(fields))
+    for i = first, last do
+      local at = (i - first) * 3
+      local queue = values[at + 2] or home
+      local base = 'saq:' .. queue .. ':'
+      local job = 'saq:job:' .. queue .. ':flow:' .. id .. ':' .. nodes[i]
+      marks[#marks + 1] = nodes[i]
+      marks[#marks + 1] = 'q'
+      if not again or not redis.call('ZSCORE', base .. 'incomplete', job) then
+        local due, stamp = values[at + 3] or '0', ''
+        if string.sub(due, 1, 1) == '+' then
+          due = string.format('%.3f', now / 1000 + tonumber(due))
+          stamp = '"scheduled":' .. due .. ','
+        end
+        records[#records + 1] = job
+        records[#records + 1] = '{"status":"queued","queued":' .. string.format('%d', now) .. ',' .. stamp
+          .. string.sub(values[at + 1], 2)
+        scores[queue] = scores[queue] or {}
+        pushed[queue] = pushed[queue] or {}
+        table.insert(scores[queue], due)
+        table.insert(scores[queue], job)
+        if tonumber(due) <= 0 then table.insert(pushed[queue], job) end
+        if again then
+          redis.call('ZREM', base .. 'dead', job)
+          for _, name in ipairs({ 'dead:records', 'dead:reasons', 'crashes', 'aborts', 'claims' }) do
+            redis.call('HDEL', base .. name, job)
+          end
+        end
+      end
+    end
+    redis.call('HSET', flow .. ':states', unpack(marks))
+    if #records > 0 then redis.call('MSET', unpack(records)) end
+    for queue, entries in pairs(scores) do
+      redis.call('ZADD', 'saq:' .. queue .. ':incomplete', unpack(entries))
+      if #pushed[queue] > 0 then redis.call('RPUSH', 'saq:' .. queue .. ':queued', unpack(pushed[queue])) end
+      if 2 * #pushed[queue] < #entries then redis.call('PUBLISH', 'saq:' .. queue .. ':wake', 'due') end
+    end
+  end
+end
+
+-- All nodes have ended: say so, run what is to run then, and let the workflow expire once that has ended too.
+local function flow_end(id, now)
+  local flow, home = flow_parts(id)
+  if redis.call('HEXISTS', flow, 'state') == 0 then
+    local bad = tonumber(redis.call('HGET', flow, 'bad') or 0) > 0
+    local state = bad and (redis.call('HEXISTS', flow, 'stop') == 1 and 'aborted' or 'failed') or 'complete'
+    redis.call('HSET', flow, 'state', state, 'ended', string.format('%d', now))
+    redis.call('PUBLISH', flow, state)
+    local follows = { complete = 'on_success', failed = 'on_failure' }
+    local node = follows[state] and redis.call('HGET', flow, follows[state])
+    if node and redis.call('HGET', flow .. ':states', node) ~= 'q' then
+      redis.call('HSET', flow, 'left', 1)
+      flow_accept(id, { node }, now, true)
+      return
+    end
+  end
+  local ttl = tonumber(redis.call('HGET', flow, 'ttl') or FLOW_LEAST_SECONDS)
+  for _, key in ipairs({ flow, flow .. ':states', flow .. ':results' }) do
+    if ttl ~= 0 then redis.call('EXPIRE', key, math.max(ttl, FLOW_LEAST_SECONDS)) end
+  end
+  redis.call('SREM', 'saq:' .. home .. ':flows', id)
+end
+
+-- Go on from nodes that have ended (pairs of node and whether it was a success), and accept those in ready as well.
+local function flow_go_on(id, work, ready, now, again)
+  local flow = flow_parts(id)
+  local states = flow .. ':states'
+  local stopped = redis.call('HEXISTS', flow, 'stop') == 1
+  local ended, bad, at = 0, 0, 1
+  local function close(node, good, state)
+    redis.call('HSET', states, node, state)
+    work[#work + 1] = { node, good }
+  end
+  local function parent_ended(child, good, after_failure)
+    if redis.call('HEXISTS', states, child) == 1 then
+      return -- cancelled, or done before another parent was run again
+    elseif redis.call('HEXISTS', flow, 's' .. child) == 1 then
+      if not good then redis.call('HSET', flow, 'b' .. child, 1) end
+      if redis.call('HINCRBY', flow, 'p' .. child, -1) <= 0 then
+        local all_good = redis.call('HEXISTS', flow, 'b' .. child) == 0
+        close(child, all_good, all_good and 'd' or 'c')
+      end
+    elseif stopped or not (good or after_failure) then
+      close(child, false, 'c')
+    elseif redis.call('HINCRBY', flow, 'p' .. child, -1) <= 0 then
+      ready[#ready + 1] = child
+    end
+  end
+  while work[at] do
+    local node, good = work[at][1], work[at][2]
+    local children = redis.call('HGET', flow, 'e' .. node)
+    if children then
+      for child, mark in string.gmatch(children, '(%d+)(!?)') do
+        parent_ended(child, good, mark == '!')
+      end
+    elseif not good then
+      bad = bad + 1
+    end
+    ended = ended + 1
+    at = at + 1
+  end
+  if bad > 0 then redis.call('HINCRBY', flow, 'bad', bad) end
+  flow_accept(id, ready, now, again)
+  if ended > 0 and redis.call('HINCRBY', flow, 'left', -ended) <= 0 then flow_end(id, now) end
+end
+
+-- Begin nodes that wait for nobody: jobs are accepted, joins are done at once.
+local function flow_begin(id, nodes, now, again)
+  local flow = flow_parts(id)
+  local work, ready = {}, {}
+  for _, node in ipairs(nodes) do
+    if redis.call('HEXISTS', flow, 's' .. node) == 1 then
+      redis.call('HSET', flow .. ':states', node, 'd')
+      work[#work + 1] = { node, true }
+    else
+      ready[#ready + 1] = node
+    end
+  end
+  flow_go_on(id, work, ready, now, again)
+end
+
+-- A job has ended; nothing happens if it belongs to no workflow, or its workflow knows.
+-- A workflow whose keys somebody has spoilt harms nobody else.
+local function flow_step(job, state, value, now)
+  local id, node = string.match(job, ':flow:([^:]+:[^:]+):(%d+)$')
+  if not id then return false end
+  return pcall(function()
+    local flow = flow_parts(id)
+    if redis.call('HGET', flow .. ':states', node) ~= 'q' then return end
+    redis.call('HSET', flow .. ':states', node, state)
+    redis.call('HSET', flow .. ':results', (state == 'd' and '' or '!') .. node, value)
+    flow_go_on(id, { { node, state == 'd' } }, {}, flow_ms(now))
+  end)
+end
