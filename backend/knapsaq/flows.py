@@ -38,6 +38,7 @@ from knapsaq.redis import scripts
 from knapsaq.redis.connection import broker_errors
 from knapsaq.redis.keys import FlowKeys
 from knapsaq.redis.line import text
+from knapsaq.slots import given_up
 from knapsaq.workflow import NodeState, WorkflowState, WorkflowStatus
 
 GONE = "it was kept for its ttl after its end; keep it longer with .enqueue(ttl=...)"
@@ -89,16 +90,20 @@ class Flow:
 
     async def wait(self, timeout: float | None) -> Any:
         """Return its result once it has ended; see ``WorkflowJob.wait``."""
-        async with asyncio.timeout(timeout):
-            while not await self._ended():  # noqa: ASYNC110 - an outage has no event to wait for
-                await asyncio.sleep(LOOK_PAUSE)
-            snapshot = await self._snapshot()
-            if snapshot.state == "aborted":
-                raise WorkflowRevokedError(self.id, snapshot.stop or "revoked")
-            if snapshot.state == "failed":
-                raise WorkflowFailedError.of(self.id, snapshot.failures())
-            shape, [value] = await self._shape(snapshot.result), await self.values([snapshot.result])
-            return self._decoded(snapshot, shape, value)
+        with given_up():
+            async with asyncio.timeout(timeout):
+                while not await self._ended():  # noqa: ASYNC110 - an outage has no event to wait for
+                    await asyncio.sleep(LOOK_PAUSE)
+                return await self._result()
+
+    async def _result(self) -> Any:
+        snapshot = await self._snapshot()
+        if snapshot.state == "aborted":
+            raise WorkflowRevokedError(self.id, snapshot.stop or "revoked")
+        if snapshot.state == "failed":
+            raise WorkflowFailedError.of(self.id, snapshot.failures())
+        shape, [value] = await self._shape(snapshot.result), await self.values([snapshot.result])
+        return self._decoded(snapshot, shape, value)
 
     async def read(self) -> tuple[WorkflowStatus, dict[str, Any], list[NodeFailure]]:
         """Return how it stands, what its nodes have returned, and why some have not."""

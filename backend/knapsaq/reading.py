@@ -29,6 +29,7 @@ from knapsaq.claims import ClaimingQueue
 from knapsaq.errors import BrokerError, JobMissingError
 from knapsaq.job import Job
 from knapsaq.redis.connection import broker_errors
+from knapsaq.slots import given_up
 from knapsaq.timing import now_ms
 from knapsaq.waiting import News, shared_pushes
 
@@ -155,10 +156,11 @@ class ReadingQueue(ClaimingQueue):
             TimeoutError: It has not ended in time.
             JobMissingError: It is not in Redis any more.
         """
-        async with asyncio.timeout(timeout):
-            while not await self._ended(job):  # noqa: ASYNC110 - an outage has no event to wait for
-                # Redis is away; the job is not lost for that.
-                await asyncio.sleep(LOOK_PAUSE)
+        with given_up():
+            async with asyncio.timeout(timeout):
+                while not await self._ended(job):  # noqa: ASYNC110 - an outage has no event to wait for
+                    # Redis is away; the job is not lost for that.
+                    await asyncio.sleep(LOOK_PAUSE)
 
     async def _ended(self, job: Job[Any]) -> bool:
         """Return True when the job has ended, False if Redis went away meanwhile."""

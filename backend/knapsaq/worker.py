@@ -7,7 +7,7 @@ the loop waits for a push, a due time or an order to stop.
 
 Invariants, each a test in ``tests/redis/test_worker.py``:
 
-* a worker never runs more jobs at once than its concurrency;
+* a worker never runs more jobs at once than its concurrency, those not counted that wait for other jobs;
 * an outcome is kept until Redis has it, also through an outage;
 * stopping takes no new job, waits for running ones as long as its grace, and puts back the rest.
 """
@@ -39,6 +39,7 @@ from knapsaq.queue import Queue
 from knapsaq.registry import Registry, refuse_duplicates
 from knapsaq.running import Running
 from knapsaq.settings import Settings
+from knapsaq.slots import Slots
 from knapsaq.timing import now_ms
 from knapsaq.upkeep import CronJobs, Rescuer, Scheduler, repeat
 from knapsaq.wakeup import BLOCK_SECONDS, Wakeup, call_in
@@ -94,6 +95,7 @@ class Worker(SaqWorker[Any]):
         self._begun: list[Running] = []
         self._exchange = Exchange(queue, self.id, self.concurrency, self._running, asyncio.Event())
         self._signal = asyncio.Event()
+        self._slots = Slots(self._signal.set)
         self._wakeup = Wakeup(queue, self._signal)
         self._expired = asyncio.Event()
         self._ended = asyncio.Event()
@@ -194,7 +196,8 @@ class Worker(SaqWorker[Any]):
     async def _work(self) -> None:
         while not (self.event.is_set() and not self._running and not self._exchange.pending):
             self._signal.clear()
-            room = 0 if self.event.is_set() else self.concurrency - len(self._running)
+            room = 0 if self.event.is_set() else self.concurrency - len(self._running) + self._slots.freed
+            room = max(0, min(room, self.concurrency))
             if self._burst_left is not None:
                 room = min(room, self._burst_left)
             self._exchange.post(*self._stamps())
@@ -258,6 +261,7 @@ class Worker(SaqWorker[Any]):
     async def _run(self, running: Running) -> None:
         job = running.claim.job
         running.begun = True
+        self._slots.enter()
         ctx = Context(self.context, job=job, queue=self.queue)
         outcome = running.ends_as or await self._attempt(running, ctx)
         if running.ends_as is not None and not isinstance(outcome, Succeeded):
