@@ -86,7 +86,8 @@ class Context(dict[str, Any]):
             expression: A signature, or anything that is put together of them; it gets this job's headers.
 
         Raises:
-            WorkflowError: The job is of no workflow, which was not revoked, or is no longer this attempt's.
+            WorkflowError: The job is of no workflow, or of one that was revoked or has ended, or is no longer this
+                attempt's.
             InvalidArgumentsError: Arguments do not fit a task.
         """
         await self["task"].extend(self["job"], expression, replaces=False)

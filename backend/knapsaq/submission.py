@@ -45,6 +45,7 @@ UNBEGUN_SECONDS = 3600
 REFUSED = {
     b"lost": "nothing was added, as the job is no longer this attempt's",
     b"revoked": "nothing was added, as it was revoked",
+    b"ended": "nothing was added, as it has ended, and the job is what runs then",
 }
 
 
@@ -88,6 +89,8 @@ async def extend(lookup: Lookup, job: Job[Any], expression: Expression, *, repla
         fields = await _written(lookup, home, place.flow, plan, job.key)
         for node in plan.nodes:
             fields += (f"t{node.number}", node.sig.task.name) if node.sig else ()
+        if replaces:
+            fields += (f"o{place.node}", after - size)
         first = plan.first_ones
         head = [home.now_argument, place.flow, place.node, job.token, len(plan.nodes), shape, len(plan.ends)]
         args = [*head, len(first), *fields, *first]
@@ -156,7 +159,7 @@ def _head(home: Queue, plan: Plan, options: FlowOptions) -> Fields:
             fields += (name, msgspec.json.encode(known))
     for name, node in (("on_success", plan.on_success), ("on_failure", plan.on_failure)):
         if node:
-            fields += (name, node.number)
+            fields += (name, node.number, f"e{node.number}", "*")
     return fields
 
 

@@ -1,7 +1,8 @@
 -- Add nodes to a workflow from one of its nodes that runs, and perhaps put them in that node's place.
 -- keys: flow states claims job
 -- args: now id node token nodes shape ends count | field
--- Returns 'added', 'lost' (the claim), 'revoked' (the workflow) or 'replaced' (the node was, by an earlier attempt).
+-- Returns 'added', 'lost' (the claim), 'revoked' or 'ended' (the workflow; it is one of those that run at its end), or
+-- 'replaced' (the node was, by an earlier attempt).
 -- With a shape, the node becomes a join of so many ends. Fields are as in flow_start.lua.
 local flow, states, claims, job = unpack(KEYS)
 local now, id, node, token, nodes, shape, ends, count = unpack(ARGV, 1, 8)
@@ -13,6 +14,7 @@ if redis.call('HGET', states, node) ~= 'q' then
   return redis.call('HEXISTS', flow, 's' .. node) == 1 and 'replaced' or 'lost'
 end
 if redis.call('HEXISTS', flow, 'stop') == 1 then return 'revoked' end
+if redis.call('HGET', flow, 'e' .. node) == '*' then return 'ended' end
 
 local last = #ARGV - tonumber(count)
 for first = OWN_ARGS + 1, last, AT_ONCE do

@@ -27,7 +27,10 @@ table.sort(again, function(a, b) return tonumber(a) < tonumber(b) end)
 
 redis.call('HDEL', flow, 'stop', 'state', 'ended', 'bad')
 for node in pairs(follow_ups) do
-  if state_of[node] ~= 'q' then redis.call('HDEL', states, node) end
+  if state_of[node] ~= 'q' then
+    redis.call('HDEL', states, node)
+    redis.call('HDEL', results, node, '!' .. node)
+  end
 end
 -- What has not ended waits for each parent that is not done.
 local waits, jobs = {}, 0
@@ -46,7 +49,8 @@ for first = 0, count - 1, AT_ONCE do
   for i, children in ipairs(redis.call('HMGET', flow, unpack(fields))) do
     if children and state_of[tostring(first + i - 1)] ~= 'd' then
       for child in string.gmatch(children, '%d+') do
-        if not state_of[child] then waits[child] = (waits[child] or 0) + 1 end
+        local counts = first + i - 1 >= tonumber(redis.call('HGET', flow, 'o' .. child) or 0)
+        if not state_of[child] and counts then waits[child] = (waits[child] or 0) + 1 end
       end
     end
   end

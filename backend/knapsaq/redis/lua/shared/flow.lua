@@ -1,9 +1,11 @@
 -- How a workflow goes on when one of its jobs has ended; put before each script in which a job can end.
 -- A workflow <queue>:<key> is three hashes. saq:<queue>:flow:<key> has for node n: r its record without status, q its
--- queue if that is another, d its delay or due second, e its children (a ! behind those that run after a failure too),
--- p how many parents it waits for, s the shape of a join, which has no job of its own, b that a join's parent was bad;
--- and left, how many nodes have not ended; bad, how many ends of the workflow were no success; stop, why it is revoked;
--- state and ended, once it has ended; ttl; on_success and on_failure, the nodes that run then.
+-- queue if that is another, d its delay or due second, e its children (a ! behind those that run after a failure too;
+-- a * alone for what runs at the workflow's end), p how many parents it waits for, s the shape of a join, which has no
+-- job of its own, b that a join's parent was bad, o of a job that was replaced and so became a join, the number from
+-- which on its parents count; and left, how many nodes have not ended; bad, how many ends of the workflow were no
+-- success; stop, why it is revoked; state and ended, once it has ended; ttl; on_success and on_failure, the nodes that
+-- run then; next, result, tasks, names, queues and t for those who look.
 -- ...:states has each node's state: q queued or running, d done, f failed, a aborted, c cancelled; none is waiting.
 -- ...:results has what each node returned, as JSON, and under !n why it failed.
 local FLOW_AT_ONCE = 500
@@ -71,27 +73,34 @@ local function flow_accept(id, nodes, now, again)
   end
 end
 
--- All nodes have ended: say so, run what is to run then, and let the workflow expire once that has ended too.
-local function flow_end(id, now)
+-- Let a workflow expire that has ended, once what runs at its end has ended too.
+local function flow_close(id)
   local flow, home = flow_parts(id)
-  if redis.call('HEXISTS', flow, 'state') == 0 then
-    local bad = tonumber(redis.call('HGET', flow, 'bad') or 0) > 0
-    local state = bad and (redis.call('HEXISTS', flow, 'stop') == 1 and 'aborted' or 'failed') or 'complete'
-    redis.call('HSET', flow, 'state', state, 'ended', string.format('%d', now))
-    redis.call('PUBLISH', flow, state)
-    local follows = { complete = 'on_success', failed = 'on_failure' }
-    local node = follows[state] and redis.call('HGET', flow, follows[state])
-    if node and redis.call('HGET', flow .. ':states', node) ~= 'q' then
-      redis.call('HSET', flow, 'left', 1)
-      flow_accept(id, { node }, now, true)
-      return
-    end
+  if redis.call('HEXISTS', flow, 'state') == 0 then return end
+  for _, node in ipairs({ redis.call('HGET', flow, 'on_success'), redis.call('HGET', flow, 'on_failure') }) do
+    if node and redis.call('HGET', flow .. ':states', node) == 'q' then return end
   end
   local ttl = tonumber(redis.call('HGET', flow, 'ttl') or FLOW_LEAST_SECONDS)
   for _, key in ipairs({ flow, flow .. ':states', flow .. ':results' }) do
     if ttl ~= 0 then redis.call('EXPIRE', key, math.max(ttl, FLOW_LEAST_SECONDS)) end
   end
   redis.call('SREM', 'saq:' .. home .. ':flows', id)
+end
+
+-- All nodes have ended: say so, and run what is to run then.
+local function flow_end(id, now)
+  local flow = flow_parts(id)
+  local bad = tonumber(redis.call('HGET', flow, 'bad') or 0) > 0
+  local state = bad and (redis.call('HEXISTS', flow, 'stop') == 1 and 'aborted' or 'failed') or 'complete'
+  redis.call('HSET', flow, 'state', state, 'ended', string.format('%d', now))
+  redis.call('PUBLISH', flow, state)
+  local follows = { complete = 'on_success', failed = 'on_failure' }
+  local node = follows[state] and redis.call('HGET', flow, follows[state])
+  if node and redis.call('HGET', flow .. ':states', node) ~= 'q' then
+    redis.call('HDEL', flow .. ':results', '!' .. node)
+    flow_accept(id, { node }, now, true)
+  end
+  flow_close(id)
 end
 
 -- Go on from nodes that have ended (pairs of node and whether it was a success), and accept those in ready as well.
@@ -104,10 +113,11 @@ local function flow_go_on(id, work, ready, now, again)
     redis.call('HSET', states, node, state)
     work[#work + 1] = { node, good }
   end
-  local function parent_ended(child, good, after_failure)
+  local function parent_ended(child, node, good, after_failure)
     if redis.call('HEXISTS', states, child) == 1 then
       return -- cancelled, or done before another parent was run again
     elseif redis.call('HEXISTS', flow, 's' .. child) == 1 then
+      if tonumber(node) < tonumber(redis.call('HGET', flow, 'o' .. child) or 0) then return end
       if not good then redis.call('HSET', flow, 'b' .. child, 1) end
       if redis.call('HINCRBY', flow, 'p' .. child, -1) <= 0 then
         local all_good = redis.call('HEXISTS', flow, 'b' .. child) == 0
@@ -122,14 +132,15 @@ local function flow_go_on(id, work, ready, now, again)
   while work[at] do
     local node, good = work[at][1], work[at][2]
     local children = redis.call('HGET', flow, 'e' .. node)
+    local at_end = children == '*'
     if children then
       for child, mark in string.gmatch(children, '(%d+)(!?)') do
-        parent_ended(child, good, mark == '!')
+        parent_ended(child, node, good, mark == '!')
       end
     elseif not good then
       bad = bad + 1
     end
-    ended = ended + 1
+    if at_end then flow_close(id) else ended = ended + 1 end
     at = at + 1
   end
   if bad > 0 then redis.call('HINCRBY', flow, 'bad', bad) end
