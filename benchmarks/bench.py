@@ -30,6 +30,7 @@ class Sizes:
     backlog: int = 500_000
     applied: int = 200
     fanned: int = 1_000
+    chained: int = 100
     repeats: int = 3
 
 
