@@ -4,7 +4,6 @@
 -- Returns how many nodes those are, or -1 if there is no such workflow.
 local flow, states, results, flows = unpack(KEYS)
 local now, id = unpack(ARGV)
-local AT_ONCE = 1000
 
 if redis.call('EXISTS', flow) == 0 then return -1 end
 local known = redis.call('HGETALL', states)
@@ -34,31 +33,43 @@ for node in pairs(follow_ups) do
 end
 -- What has not ended waits for each parent that is not done.
 local waits, jobs = {}, 0
-for _, node in ipairs(again) do
-  waits[node] = 0
-  if redis.call('HEXISTS', flow, 's' .. node) == 0 then jobs = jobs + 1 end
-  redis.call('HDEL', states, node)
-  redis.call('HDEL', results, '!' .. node)
-end
-local count = tonumber(redis.call('HGET', flow, 'next'))
-for first = 0, count - 1, AT_ONCE do
-  local fields = {}
-  for node = first, math.min(first + AT_ONCE, count) - 1 do
-    fields[#fields + 1] = 'e' .. node
+for _, part in ipairs(flow_portions(again)) do
+  redis.call('HDEL', states, unpack(part))
+  local errors = {}
+  for i, shape in ipairs(flow_fields(flow, part, 's')) do
+    waits[part[i]] = 0
+    errors[i] = '!' .. part[i]
+    if not shape then jobs = jobs + 1 end
   end
-  for i, children in ipairs(redis.call('HMGET', flow, unpack(fields))) do
-    if children and state_of[tostring(first + i - 1)] ~= 'd' then
+  redis.call('HDEL', results, unpack(errors))
+end
+local all, since = {}, {}
+for node = 0, tonumber(redis.call('HGET', flow, 'next')) - 1 do
+  all[#all + 1] = tostring(node)
+end
+for _, part in ipairs(flow_portions(all)) do
+  for i, children in ipairs(flow_fields(flow, part, 'e')) do
+    if children and state_of[part[i]] ~= 'd' then
       for child in string.gmatch(children, '%d+') do
-        local counts = first + i - 1 >= tonumber(redis.call('HGET', flow, 'o' .. child) or 0)
-        if not state_of[child] and counts then waits[child] = (waits[child] or 0) + 1 end
+        if not state_of[child] then
+          since[child] = since[child] or tonumber(redis.call('HGET', flow, 'o' .. child) or 0)
+          if tonumber(part[i]) >= since[child] then waits[child] = (waits[child] or 0) + 1 end
+        end
       end
     end
   end
 end
-local ready = {}
-for node, parents in pairs(waits) do
-  redis.call('HSET', flow, 'p' .. node, parents)
-  redis.call('HDEL', flow, 'b' .. node)
+local ready, waiting = {}, {}
+for node in pairs(waits) do
+  waiting[#waiting + 1] = node
+end
+for _, part in ipairs(flow_portions(waiting)) do
+  local counts, marks = {}, {}
+  for i, node in ipairs(part) do
+    counts[2 * i - 1], counts[2 * i], marks[i] = 'p' .. node, waits[node], 'b' .. node
+  end
+  redis.call('HSET', flow, unpack(counts))
+  redis.call('HDEL', flow, unpack(marks))
 end
 for _, node in ipairs(again) do
   if waits[node] == 0 then ready[#ready + 1] = node end

@@ -17,65 +17,100 @@ local function flow_ms(now)
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
-local function flow_parts(id)
+local function flow_key(id)
   local home, key = string.match(id, '^([^:]+):(.+)$')
   return 'saq:' .. home .. ':flow:' .. key, home
 end
 
--- Accept the jobs of nodes, as enqueue.lua does.
-local function flow_accept(id, nodes, now, again)
-  local flow, home = flow_parts(id)
-  for first = 1, #nodes, FLOW_AT_ONCE do
-    local fields, records, marks, scores, pushed = {}, {}, {}, {}, {}
-    local last = math.min(first + FLOW_AT_ONCE - 1, #nodes)
-    for i = first, last do
-      fields[#fields + 1] = 'r' .. nodes[i]
-      fields[#fields + 1] = 'q' .. nodes[i]
-      fields[#fields + 1] = 'd' .. nodes[i]
+-- Return lists in parts of some hundred items: unpack takes no more than some thousands, and no call gets too long.
+local function flow_portions(items)
+  local parts = {}
+  for first = 1, #items, FLOW_AT_ONCE do
+    parts[#parts + 1] = { unpack(items, first, math.min(first + FLOW_AT_ONCE - 1, #items)) }
+  end
+  return parts
+end
+
+-- Return fields of nodes: letter by letter for each node.
+local function flow_fields(flow, nodes, ...)
+  local fields, letters = {}, { ... }
+  for _, node in ipairs(nodes) do
+    for _, letter in ipairs(letters) do
+      fields[#fields + 1] = letter .. node
     end
-    local values = redis.call('HMGET', flow, unpack(fields))
-    for i = first, last do
-      local at = (i - first) * 3
-      local queue = values[at + 2] or home
-      local base = 'saq:' .. queue .. ':'
-      local job = 'saq:job:' .. queue .. ':flow:' .. id .. ':' .. nodes[i]
-      marks[#marks + 1] = nodes[i]
-      marks[#marks + 1] = 'q'
-      if not again or not redis.call('ZSCORE', base .. 'incomplete', job) then
-        local due, stamp = values[at + 3] or '0', ''
-        if string.sub(due, 1, 1) == '+' then
-          due = string.format('%.3f', now / 1000 + tonumber(due))
-          stamp = '"scheduled":' .. due .. ','
-        end
-        records[#records + 1] = job
-        records[#records + 1] = '{"status":"queued","queued":' .. string.format('%d', now) .. ',' .. stamp
-          .. string.sub(values[at + 1], 2)
-        scores[queue] = scores[queue] or {}
-        pushed[queue] = pushed[queue] or {}
-        table.insert(scores[queue], due)
-        table.insert(scores[queue], job)
-        if tonumber(due) <= 0 then table.insert(pushed[queue], job) end
-        if again then
-          redis.call('ZREM', base .. 'dead', job)
-          for _, name in ipairs({ 'dead:records', 'dead:reasons', 'crashes', 'aborts', 'claims' }) do
-            redis.call('HDEL', base .. name, job)
-          end
-        end
+  end
+  return redis.call('HMGET', flow, unpack(fields))
+end
+
+-- Forget what jobs have left behind that ran before; returns which of them have not ended.
+local function flow_forget(base, jobs)
+  redis.call('ZREM', base .. 'dead', unpack(jobs))
+  local scores = redis.call('ZMSCORE', base .. 'incomplete', unpack(jobs))
+  local open, ended = {}, {}
+  for i, job in ipairs(jobs) do
+    if scores[i] then open[job] = true else ended[#ended + 1] = job end
+  end
+  if #ended > 0 then
+    for _, name in ipairs({ 'dead:records', 'dead:reasons', 'crashes', 'aborts', 'claims' }) do
+      redis.call('HDEL', base .. name, unpack(ended))
+    end
+  end
+  return open
+end
+
+-- Accept some jobs of one queue, as enqueue.lua does: {job, record, delay or due second}.
+local function flow_enqueue(queue, accepted, now, again)
+  local base = 'saq:' .. queue .. ':'
+  local jobs, records, scores, pushed = {}, {}, {}, {}
+  for i, one in ipairs(accepted) do
+    jobs[i] = one[1]
+  end
+  local open = again and flow_forget(base, jobs) or {}
+  local queued = '{"status":"queued","queued":' .. string.format('%d', now) .. ','
+  for _, one in ipairs(accepted) do
+    local job, record, due = one[1], one[2], one[3] or '0'
+    if not open[job] then
+      local stamp = ''
+      if string.sub(due, 1, 1) == '+' then
+        due = string.format('%.3f', now / 1000 + tonumber(due))
+        stamp = '"scheduled":' .. due .. ','
       end
+      records[#records + 1] = job
+      records[#records + 1] = queued .. stamp .. string.sub(record, 2)
+      scores[#scores + 1] = due
+      scores[#scores + 1] = job
+      if tonumber(due) <= 0 then pushed[#pushed + 1] = job end
+    end
+  end
+  if #records == 0 then return end
+  redis.call('MSET', unpack(records))
+  redis.call('ZADD', base .. 'incomplete', unpack(scores))
+  if #pushed > 0 then redis.call('RPUSH', base .. 'queued', unpack(pushed)) end
+  if 2 * #pushed < #records then redis.call('PUBLISH', base .. 'wake', 'due') end
+end
+
+-- Accept the jobs of nodes.
+local function flow_accept(id, nodes, now, again)
+  local flow, home = flow_key(id)
+  for _, part in ipairs(flow_portions(nodes)) do
+    local values, marks, by_queue = flow_fields(flow, part, 'r', 'q', 'd'), {}, {}
+    for i, node in ipairs(part) do
+      local record, queue, due = values[3 * i - 2], values[3 * i - 1] or home, values[3 * i]
+      by_queue[queue] = by_queue[queue] or {}
+      table.insert(by_queue[queue], { 'saq:job:' .. queue .. ':flow:' .. id .. ':' .. node, record, due })
+      marks[#marks + 1] = node
+      marks[#marks + 1] = 'q'
     end
     redis.call('HSET', flow .. ':states', unpack(marks))
-    if #records > 0 then redis.call('MSET', unpack(records)) end
-    for queue, entries in pairs(scores) do
-      redis.call('ZADD', 'saq:' .. queue .. ':incomplete', unpack(entries))
-      if #pushed[queue] > 0 then redis.call('RPUSH', 'saq:' .. queue .. ':queued', unpack(pushed[queue])) end
-      if 2 * #pushed[queue] < #entries then redis.call('PUBLISH', 'saq:' .. queue .. ':wake', 'due') end
+    for queue, accepted in pairs(by_queue) do
+      flow_enqueue(queue, accepted, now, again)
     end
   end
 end
 
 -- Let a workflow expire that has ended, once what runs at its end has ended too.
 local function flow_close(id)
-  local flow, home = flow_parts(id)
+  local flow, home = flow_key(id)
   if redis.call('HEXISTS', flow, 'state') == 0 then return end
   for _, node in ipairs({ redis.call('HGET', flow, 'on_success'), redis.call('HGET', flow, 'on_failure') }) do
     if node and redis.call('HGET', flow .. ':states', node) == 'q' then return end
@@ -89,7 +124,7 @@ end
 
 -- All nodes have ended: say so, and run what is to run then.
 local function flow_end(id, now)
-  local flow = flow_parts(id)
+  local flow = flow_key(id)
   local bad = tonumber(redis.call('HGET', flow, 'bad') or 0) > 0
   local state = bad and (redis.call('HEXISTS', flow, 'stop') == 1 and 'aborted' or 'failed') or 'complete'
   redis.call('HSET', flow, 'state', state, 'ended', string.format('%d', now))
@@ -105,7 +140,7 @@ end
 
 -- Go on from nodes that have ended (pairs of node and whether it was a success), and accept those in ready as well.
 local function flow_go_on(id, work, ready, now, again)
-  local flow = flow_parts(id)
+  local flow = flow_key(id)
   local states = flow .. ':states'
   local stopped = redis.call('HEXISTS', flow, 'stop') == 1
   local ended, bad, at = 0, 0, 1
@@ -150,14 +185,16 @@ end
 
 -- Begin nodes that wait for nobody: jobs are accepted, joins are done at once.
 local function flow_begin(id, nodes, now, again)
-  local flow = flow_parts(id)
+  local flow = flow_key(id)
   local work, ready = {}, {}
-  for _, node in ipairs(nodes) do
-    if redis.call('HEXISTS', flow, 's' .. node) == 1 then
-      redis.call('HSET', flow .. ':states', node, 'd')
-      work[#work + 1] = { node, true }
-    else
-      ready[#ready + 1] = node
+  for _, part in ipairs(flow_portions(nodes)) do
+    for i, shape in ipairs(flow_fields(flow, part, 's')) do
+      if shape then
+        redis.call('HSET', flow .. ':states', part[i], 'd')
+        work[#work + 1] = { part[i], true }
+      else
+        ready[#ready + 1] = part[i]
+      end
     end
   end
   flow_go_on(id, work, ready, now, again)
@@ -169,7 +206,7 @@ local function flow_step(job, state, value, now)
   local id, node = string.match(job, ':flow:([^:]+:[^:]+):(%d+)$')
   if not id then return false end
   return pcall(function()
-    local flow = flow_parts(id)
+    local flow = flow_key(id)
     if redis.call('HGET', flow .. ':states', node) ~= 'q' then return end
     redis.call('HSET', flow .. ':states', node, state)
     redis.call('HSET', flow .. ':results', (state == 'd' and '' or '!') .. node, value)
