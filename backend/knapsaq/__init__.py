@@ -21,6 +21,7 @@ from knapsaq.errors import (
     JobRevokedError,
     KnapsaqError,
     MissingProviderError,
+    NodeFailure,
     NotConnectedError,
     OptionError,
     PayloadTooLargeError,
@@ -47,7 +48,7 @@ from knapsaq.registry import Registry, get_registry, scheduled_task, task
 from knapsaq.schedules import Schedule
 from knapsaq.settings import Settings
 from knapsaq.signature import INJECTED
-from knapsaq.signatures import Sig, Workflow, WorkflowJob, chain, chord, get_workflow, group, signature
+from knapsaq.signatures import Sig, Workflow, WorkflowJob, WorkflowStatus, chain, chord, get_workflow, group, signature
 from knapsaq.task import Task
 from knapsaq.worker import Worker
 
@@ -69,6 +70,7 @@ __all__ = [
     "JobRevokedError",
     "KnapsaqError",
     "MissingProviderError",
+    "NodeFailure",
     "NotConnectedError",
     "OptionError",
     "PayloadTooLargeError",
@@ -97,6 +99,7 @@ __all__ = [
     "WorkflowJob",
     "WorkflowMissingError",
     "WorkflowRevokedError",
+    "WorkflowStatus",
     "chain",
     "chord",
     "connect",

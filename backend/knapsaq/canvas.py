@@ -309,7 +309,7 @@ class Workflow(Sendable):
             if other not in known:
                 raise WorkflowDefinitionError(name, "after", f"one of {', '.join(known) or 'no nodes'}", repr(other))
         step = Step(name, _expression(expression, name), before, on_failure)
-        _refuse_misfit(name, [known[other].expression.returned for other in before], step.expression)
+        refuse_misfit(name, [known[other].expression.returned for other in before], step.expression)
         return Workflow((*self.steps, step))
 
     def signatures(self) -> Iterator[Sig[Any]]:
@@ -343,7 +343,7 @@ def chain(*steps: Expression | Iterable[Expression]) -> Chain:
     if not flat:
         raise WorkflowDefinitionError("chain()", "steps", "at least one", "none")
     for before, step in pairwise(flat):
-        _refuse_misfit("", [before.returned], step)
+        refuse_misfit("", [before.returned], step)
     return Chain(tuple(flat))
 
 
@@ -377,7 +377,7 @@ def _expression(part: Any, place: str) -> Expression:
     raise WorkflowDefinitionError(place, "a part", expected, shown(part))
 
 
-def _refuse_misfit(name: str, before: list[Any], step: Expression) -> None:
+def refuse_misfit(name: str, before: list[Any], step: Expression) -> None:
     """Refuse a step that cannot take the results before it; ``before`` has their annotations."""
     checked: set[tuple[int, tuple[str, ...]]] = set()
     for sig in step.entries() if before else ():

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -92,9 +93,11 @@ class Flow:
         """Return its result once it has ended; see ``WorkflowJob.wait``."""
         with given_up():
             async with asyncio.timeout(timeout):
-                while not await self._ended():  # noqa: ASYNC110 - an outage has no event to wait for
-                    await asyncio.sleep(LOOK_PAUSE)
-                return await self._result()
+                while True:
+                    if await self._ended():
+                        with suppress(*AWAY):
+                            return await self._result()
+                    await asyncio.sleep(LOOK_PAUSE)  # Redis is away; the workflow is not lost for that
 
     async def _result(self) -> Any:
         snapshot = await self._snapshot()
@@ -107,8 +110,10 @@ class Flow:
 
     async def read(self) -> tuple[WorkflowStatus, dict[str, Any], list[NodeFailure]]:
         """Return how it stands, what its nodes have returned, and why some have not."""
-        snapshot = await self._snapshot()
-        active = await self._active([node for node, state in snapshot.states.items() if state == "q"], snapshot.queues)
+        with broker_errors(self._queue.settings.redacted_broker_url):
+            snapshot = await self._snapshot()
+            open_ones = [node for node, state in snapshot.states.items() if state == "q"]
+            active = await self._active(open_ones, snapshot.queues)
         nodes: dict[str, NodeState] = {}
         for node in sorted(snapshot.tasks):
             state = snapshot.states.get(node)
@@ -201,16 +206,15 @@ class Flow:
     async def _snapshot(self) -> _Snapshot:
         execute, keys = self._queue.line.execute, self._keys
         names = ("next", "state", "stop", "result", "tasks", "names", "queues")
-        with broker_errors(self._queue.settings.redacted_broker_url):
-            head, states, results = await asyncio.gather(
-                execute("HMGET", keys.flow, *names), execute("HGETALL", keys.states), execute("HGETALL", keys.results)
-            )
-            if head[0] is None:
-                raise WorkflowMissingError(self.id, GONE)
-            total, state, stop, result, runs, given, elsewhere = head
-            tasks = _unrolled(runs)
-            queues = _numbered(elsewhere)
-            await self._read_later_ones(range(_length(runs), int(total)), tasks, queues)
+        head, states, results = await asyncio.gather(
+            execute("HMGET", keys.flow, *names), execute("HGETALL", keys.states), execute("HGETALL", keys.results)
+        )
+        if head[0] is None:
+            raise WorkflowMissingError(self.id, GONE)
+        total, state, stop, result, runs, given, elsewhere = head
+        tasks = _unrolled(runs)
+        queues = _numbered(elsewhere)
+        await self._read_later_ones(range(_length(runs), int(total)), tasks, queues)
         return _Snapshot(
             cast("WorkflowState", text(state) if state else "running"),
             text(stop) if stop is not None else None,

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any, NamedTuple, TypeAlias
 
-from knapsaq.canvas import Chain, Expression, FlowOptions, Group, OnFailure, Sig, Workflow
+from knapsaq.canvas import Chain, Expression, FlowOptions, Group, OnFailure, Sig, Workflow, refuse_misfit
 from knapsaq.errors import OptionError, WorkflowDefinitionError
 from knapsaq.job import Job
 from knapsaq.options import CallOptions
@@ -229,6 +229,12 @@ def compiled(expression: Expression, options: FlowOptions, *, first: int = 0) ->
     numbers = count(first + len(planner.nodes))
     result = next(numbers)
     finals: list[Node | None] = []
-    for sig, taken in ((options.on_success, result), (options.on_failure, FAILURES)):
+    ways: tuple[tuple[Sig[Any] | None, int, Any], ...] = (
+        (options.on_success, result, expression.returned),
+        (options.on_failure, FAILURES, list[dict[str, str]]),
+    )
+    for sig, taken, returned in ways:
+        if sig is not None:
+            refuse_misfit("", [returned], sig)
         finals.append(planner.node(next(numbers), sig, _After((), (taken,)), None) if sig else None)
     return Plan(tuple(planner.nodes), dict(planner.children), ends, shape, result, *finals)

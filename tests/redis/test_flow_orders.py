@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from redis.exceptions import RedisError
 from tests.redis.conftest import Gate
 from tests.redis.flows import claim, give_results, states, told, waiting
 from tests.support import eventually, working
@@ -212,6 +213,17 @@ class TestEnds:
         await give_results(queue, 1, 2)
         assert await waiter == 2
 
+    async def test_a_waiter_bears_that_its_line_is_cut(self, queue: Queue, one: AnyTask) -> None:
+        """Both lines, in the middle of waiting; the end comes all the same."""
+        flow = await (one.s(1) | one.s()).enqueue()
+        waiter = asyncio.create_task(flow.wait(10))
+        await asyncio.sleep(0.05)
+        redis: Any = queue.redis
+        for kind in ("pubsub", "normal"):
+            await redis.client_kill_filter(_type=kind)
+        await eventually(lambda: _gave_results(queue, 1, 2))
+        assert await waiter == 2
+
     async def test_waiting_has_an_end_of_its_own(self, queue: Queue, one: AnyTask) -> None:
         """The workflow goes on."""
         flow = await (one.s(1) | one.s()).enqueue()
@@ -229,6 +241,16 @@ class TestEnds:
         async with working(queue):
             job = await eventually(lambda: _ended_job(queue, node_key(flow.id, 1)))
         assert "is not in Redis" in job.error
+
+
+async def _gave_results(queue: Queue, *results: Any) -> bool:
+    """Run the next jobs by hand, once the line is there again."""
+    try:
+        await queue.count("queued")
+    except (RedisError, OSError):
+        return False
+    await give_results(queue, *results)
+    return True
 
 
 async def _expires(queue: Queue, flow: WorkflowJob) -> bool:

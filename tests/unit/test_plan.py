@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from knapsaq import InvalidArgumentsError, OptionError, Registry, Workflow, chain, chord, group
+from knapsaq import InvalidArgumentsError, OptionError, Registry, Workflow, WorkflowDefinitionError, chain, chord, group
 from knapsaq.canvas import Expression, FlowOptions
 from knapsaq.plan import FAILURES, Plan, compiled
 
@@ -98,6 +98,19 @@ class TestShapes:
         assert [taken.node for taken in plan.on_success.takes] == [plan.result]
         assert [taken.node for taken in plan.on_failure.takes] == [FAILURES]
         assert len({node.number for node in plan.everything} | {plan.result}) == 5
+
+    def test_what_runs_at_the_end_has_to_fit(self) -> None:
+        """The list of failures, or the result."""
+
+        async def takes_number(number: int) -> int:
+            return number
+
+        number = Registry().task(takes_number)
+        assert plan_of(chain(number.s(1)), on_success=number.s(), on_failure=number.si(1)).on_success
+        with pytest.raises(WorkflowDefinitionError, match="expected int, given a list of int"):
+            plan_of(group(number.s(1)), on_success=number.s())
+        with pytest.raises(WorkflowDefinitionError, match="expected int, given list"):
+            plan_of(chain(number.s(1)), on_failure=number.s())
 
     def test_headers_of_the_whole_go_to_each_node_and_those_of_a_signature_win(self) -> None:
         """The nearer word counts."""
