@@ -156,7 +156,7 @@ class Executor:
 
     async def _call_plain(self, job: Job[Any], ctx: Context) -> Any:
         function = self._functions[job.function]
-        kwargs = copied(job.kwargs or {})
+        kwargs = copied((await inputs(job) if job.meta else job.kwargs) or {})
         if inspect.iscoroutinefunction(function):
             return await function(ctx, **kwargs)
         return await self._in_thread(job, functools.partial(function, ctx, **kwargs))

@@ -102,6 +102,18 @@ class TestSteps:
         assert job is not None
         assert (job.result, job.root_id, job.parent_id) == (3, flow.id, node_key(flow.id, 0))
 
+    async def test_a_function_that_is_called_as_saq_calls_them_gets_results_too(
+        self, queue: Queue, one: AnyTask
+    ) -> None:
+        """A worker of ours that does not know the task, and was given a function of its name."""
+
+        async def plain(_ctx: Any, *, given: int) -> int:
+            return given + 1
+
+        flow = await (one.s(1) | one.s()).enqueue()
+        async with working(queue, [("one", plain)], registry=Registry()):
+            assert await flow.wait(5) == 3
+
     async def test_a_countdown_begins_when_the_step_before_has_ended(self, queue: Queue, one: AnyTask) -> None:
         """And an idle worker hears of the due time."""
         flow = await (one.s(1) | one.s().set(countdown=0.2) | one.s()).enqueue()
