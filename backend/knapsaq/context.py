@@ -12,6 +12,7 @@ import socket
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from knapsaq.errors import WorkflowError
 from knapsaq.outcomes import Retry
 from knapsaq.timing import Duration
 
@@ -90,7 +91,7 @@ class Context(dict[str, Any]):
                 attempt's.
             InvalidArgumentsError: Arguments do not fit a task.
         """
-        await self["task"].extend(self["job"], expression, replaces=False)
+        await self._extend(expression, replaces=False)
 
     async def replace(self, expression: Expression) -> Any:
         """Put something else in the place of this job: ``return await ctx.replace(other.s())``.
@@ -101,7 +102,12 @@ class Context(dict[str, Any]):
         Raises:
             The same as ``spawn``.
         """
-        await self["task"].extend(self["job"], expression, replaces=True)
+        await self._extend(expression, replaces=True)
+
+    async def _extend(self, expression: Expression, *, replaces: bool) -> None:
+        if "job" not in self or "task" not in self:
+            raise WorkflowError("none", "a task that is called directly runs in no workflow; send it with .enqueue()")
+        await self.task.extend(self.job, expression, replaces=replaces)
 
     @property
     def hostname(self) -> str:

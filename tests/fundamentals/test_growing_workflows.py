@@ -21,7 +21,7 @@ from knapsaq import (
     group,
 )
 from knapsaq.nodes import node_key
-from knapsaq.testing import running_worker
+from knapsaq.testing import make_context, running_worker
 
 
 class TestSpawn:
@@ -75,6 +75,16 @@ class TestSpawn:
         async with running_worker(registry=registry):
             with pytest.raises(JobFailedError, match=r"send this by itself with \.enqueue"):
                 await (await alone.enqueue()).wait(5)
+
+    async def test_a_task_that_is_called_directly_has_no_workflow(self, registry: Registry) -> None:
+        """As in a unit test of its function."""
+
+        @registry.task
+        async def alone(ctx: Context) -> None:
+            await ctx.spawn(alone.s())
+
+        with pytest.raises(WorkflowError, match="called directly"):
+            await alone(make_context())
 
     async def test_nothing_is_added_to_a_workflow_that_was_revoked(self, client: Client, registry: Registry) -> None:
         """So that it ends."""
