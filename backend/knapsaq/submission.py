@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from itertools import groupby
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -75,8 +75,9 @@ async def extend(lookup: Lookup, job: Job[Any], expression: Expression, *, repla
         raise WorkflowError("none", f"job {job.key} is of no workflow; send this by itself with .enqueue()")
     options = FlowOptions(headers=job.headers)
     size = len(compiled(expression, options).nodes)
-    home = lookup(place.flow.partition(":")[0])
-    keys, own = FlowKeys.of(place.flow), lookup(job.get_queue().name).keys
+    queue = cast("Queue", job.get_queue())
+    home = queue.sibling(place.flow.partition(":")[0])  # the worker need not serve it
+    keys, own = FlowKeys.of(place.flow), queue.keys
     with broker_errors(home.settings.redacted_broker_url):
         if not await home.line.execute("HEXISTS", keys.flow, "next"):
             raise WorkflowError(place.flow, "nothing was added, as it is not in Redis any more")

@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from tests.support import eventually, working
 
 from knapsaq import (
     Client,
@@ -13,10 +14,12 @@ from knapsaq import (
     JobFailedError,
     Registry,
     Retry,
+    Settings,
     WorkflowError,
     WorkflowFailedError,
     chain,
     chord,
+    connect,
     get_workflow,
     group,
 )
@@ -46,6 +49,29 @@ class TestSpawn:
         child = await client.queue().job(node_key(flow.id, 2))
         assert child is not None
         assert (child.root_id, child.parent_id) == (flow.id, node_key(flow.id, 0))
+
+    async def test_a_worker_need_not_serve_the_queue_of_the_workflow(
+        self, client: Client, settings: Settings, registry: Registry
+    ) -> None:
+        """The workflow is kept with its first task's queue; this one works for another."""
+
+        @registry.task
+        async def first() -> int:
+            return 1
+
+        @registry.task(queue="mail")
+        async def later(ctx: Context, n: int) -> int:
+            if n < 3:
+                await ctx.spawn(later.s(n + 1))
+            return n
+
+        flow = await (first.s() | later.s()).enqueue()
+        async with working(client.queue()):
+            await eventually(lambda: client.queue("mail").count("queued"))
+        only_mail = settings.model_copy(update={"queues": ("mail",)})
+        async with connect(only_mail, registry=registry) as other, working(other.queue("mail")):
+            assert await flow.wait(5) == 1
+        assert (await flow.status()).counts == {"complete": 4}
 
     async def test_a_failure_of_what_was_added_fails_the_workflow(self, client: Client, registry: Registry) -> None:
         """It counts for the end like any other node."""
