@@ -68,14 +68,14 @@ class Context(dict[str, Any]):
         return self["job"].headers if "job" in self else {}
 
     @property
-    def root_id(self) -> str | None:
-        """The id of the workflow that the job is of; None for a job of none."""
-        return self["job"].root_id if "job" in self else None
-
-    @property
     def parent_id(self) -> str | None:
         """The key of the job that this one follows from; None where there is none."""
         return self["job"].parent_id if "job" in self else None
+
+    @property
+    def root_id(self) -> str:
+        """The id of the workflow that the job is of, else the key of the job with which it began; see ``Job``."""
+        return str(self["job"].root_id) if "job" in self else ""
 
     async def spawn(self, expression: Expression) -> None:
         """Add to the workflow of this job: the new nodes run at once, and the workflow ends after them.

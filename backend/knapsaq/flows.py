@@ -32,7 +32,7 @@ from knapsaq.errors import (
     WorkflowRevokedError,
 )
 from knapsaq.job import Job
-from knapsaq.nodes import ABORTED, DONE, FAILED, node_key, told
+from knapsaq.nodes import ABORTED, DONE, FAILED, node_key, place_of, told
 from knapsaq.plan import FAILURES, Shape
 from knapsaq.reading import AWAY, LOOK_PAUSE, ReadingQueue
 from knapsaq.redis import scripts
@@ -266,10 +266,11 @@ async def inputs(job: Job[Any]) -> dict[str, Any] | None:
         WorkflowMissingError: Its workflow is not in Redis any more.
     """
     takes: Sequence[tuple[str, int]] = job.extras.get("takes", ())
-    if not takes or job.root_id is None:
+    place = place_of(job.key)
+    if not takes or place is None:
         return job.kwargs
     queue = cast("ReadingQueue", job.get_queue())
-    flow = Flow(queue, job.root_id)
+    flow = Flow(queue, place.flow)
     while True:
         try:
             if takes[0][1] == FAILURES:

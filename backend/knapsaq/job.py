@@ -29,6 +29,7 @@ R = TypeVar("R")
 META_KEY = "knapsaq"
 UNLIMITED_BACKOFF = 24 * 3600.0
 SIGNS = bytes.maketrans(b"+/", b"az")
+PARENT, ROOT = "parent", "root"  # among the extras: where a job comes from
 UNKNOWN_SINCE = "unknown_since"  # among the extras: the millisecond at which a worker first did not know the task
 FIELDS = frozenset(field.name for field in dataclasses.fields(SaqJob))
 
@@ -171,14 +172,16 @@ class Job(SaqJob, Generic[R]):
         return cast("Mapping[str, str]", self.extras.get("headers", {}))
 
     @property
-    def root_id(self) -> str | None:
-        """The id of the workflow that the job is of; None for a job of none."""
-        return cast("str | None", self.extras.get("root_id"))
-
-    @property
     def parent_id(self) -> str | None:
         """The key of the job that it follows from: the first of them in a workflow, or the one that spawned it."""
-        return cast("str | None", self.extras.get("parent_id"))
+        parent = self.extras.get(PARENT)
+        return parent if isinstance(parent, str) else None
+
+    @property
+    def root_id(self) -> str:
+        """The id of the workflow that it is of, else the key of the job with which it began."""
+        root = self.extras.get(ROOT)
+        return root if isinstance(root, str) else self.parent_id or self.key
 
     @property
     def extras(self) -> Mapping[str, Any]:

@@ -22,7 +22,7 @@ from knapsaq import events
 from knapsaq.canvas import Expression, FlowOptions
 from knapsaq.errors import WorkflowDefinitionError, WorkflowError
 from knapsaq.flows import Flow
-from knapsaq.job import META_KEY, Job, new_key
+from knapsaq.job import META_KEY, PARENT, ROOT, Job, new_key
 from knapsaq.nodes import node_key, place_of
 from knapsaq.plan import Node, Plan, compiled
 from knapsaq.queue import Queue
@@ -71,7 +71,7 @@ async def start(lookup: Lookup, expression: Expression, options: FlowOptions) ->
 async def extend(lookup: Lookup, job: Job[Any], expression: Expression, *, replaces: bool) -> None:
     """Add nodes to the workflow of a job that runs; see ``Context.spawn`` and ``Context.replace``."""
     place = place_of(job.key)
-    if place is None or job.root_id is None:
+    if place is None:
         raise WorkflowError("none", f"job {job.key} is of no workflow; send this by itself with .enqueue()")
     options = FlowOptions(headers=job.headers)
     size = len(compiled(expression, options).nodes)
@@ -130,9 +130,9 @@ async def _records(
         if job is None:
             continue
         before = parent if node.parent is None else node_key(flow_id, node.parent)
-        extras: dict[str, Any] = {**job.extras, "root_id": flow_id}
+        extras: dict[str, Any] = {**job.extras, ROOT: flow_id}
         if before is not None:
-            extras["parent_id"] = before
+            extras[PARENT] = before
         if node.takes:
             extras["takes"] = node.takes
         job.key, job.meta = node_key(flow_id, node.number), {META_KEY: extras}

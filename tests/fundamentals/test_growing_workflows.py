@@ -118,7 +118,7 @@ class TestSpawn:
 
         @registry.task
         async def stubborn(ctx: Context) -> None:
-            await get_workflow(str(ctx.root_id), registry=registry).revoke()
+            await get_workflow(ctx.root_id, registry=registry).revoke()
             try:
                 await ctx.spawn(stubborn.s())
             except WorkflowError as error:
