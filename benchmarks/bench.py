@@ -32,6 +32,7 @@ class Sizes:
     backlog: int = 500_000
     applied: int = 200
     fanned: int = 1_000
+    chained: int = 100
     repeats: int = 3
     few_schedules: int = 100
     many_schedules: int = 10_000

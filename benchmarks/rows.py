@@ -123,6 +123,8 @@ ROWS = (
     Row("latency_p95", "latency at 50/s, p95, ms"),
     Row("apply", "apply() of a no-op, ms", bars=(at_most(3),)),
     Row("fan", "{fanned:,} no-ops, all results, s", bars=(times("saq", 4), times("huey", 1))),
+    Row("chord", "group of {fanned:,} no-ops and its join, s", bars=(times("celery", 4), times("streaq", 1))),
+    Row("chain", "chain of {chained:,}, s", bars=(times("celery", 1), times("streaq", 1))),
     Row("idle_commands", "idle: commands/s", bars=(at_most(1),)),
     Row("idle_script_commands", "idle: commands inside scripts/s"),
     Row("idle_cpu", "idle: CPU, %"),

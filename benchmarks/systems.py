@@ -7,6 +7,7 @@ from pathlib import Path
 
 ADAPTERS = Path(__file__).parent / "adapters"
 ASYNCIO = frozenset({"drain", "drain-two", "enqueue", "latency", "apply", "fan", "idle", "start"})
+WORKFLOWS = ASYNCIO | {"flow"}
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ SAQ = System(
     results=KNAPSAQ.results,
     mark=KNAPSAQ.mark,
     settings="uvloop, json, 100 concurrent operations, map polls every 0.01 s",
-    measures=None,
+    measures=ASYNCIO | {"drain-100", "drain-10", "aof", "backlog"},
 )
 PEERS = (
     System(
@@ -81,6 +82,7 @@ PEERS = (
         results="streaq:bench:task:results:*",
         settings="anyio on uvloop, 32 jobs at once, silent tasks",
         ways=("one", "gather", "many"),
+        measures=WORKFLOWS,
     ),
     System(
         name="celery",
@@ -88,6 +90,7 @@ PEERS = (
         results="celery-task-meta-*",
         settings="prefork with 2 processes, prefetch 4, late acknowledgement",
         ways=("one",),
+        measures=WORKFLOWS,
     ),
     System(
         name="dramatiq",

@@ -46,6 +46,11 @@ def reaches_out(ctx: Context) -> None:
 
 
 @process
+def doubled(number: int) -> int:
+    return 2 * number
+
+
+@process
 def opaque() -> object:
     return object()
 

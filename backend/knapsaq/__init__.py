@@ -55,8 +55,17 @@ from knapsaq.registry import Registry, get_registry, scheduled_task, task
 from knapsaq.schedules import Schedule
 from knapsaq.settings import Settings
 from knapsaq.signature import INJECTED
+from knapsaq.signatures import Sig, Workflow, WorkflowJob, WorkflowStatus, chain, chord, get_workflow, group, signature
 from knapsaq.task import Task
 from knapsaq.worker import Worker
+from knapsaq.workflow_errors import (
+    NodeFailure,
+    WorkflowDefinitionError,
+    WorkflowError,
+    WorkflowFailedError,
+    WorkflowMissingError,
+    WorkflowRevokedError,
+)
 
 __all__ = [
     "INJECTED",
@@ -81,6 +90,7 @@ __all__ = [
     "Middleware",
     "MiddlewareError",
     "MissingProviderError",
+    "NodeFailure",
     "NotConnectedError",
     "OptionError",
     "PayloadTooLargeError",
@@ -100,6 +110,7 @@ __all__ = [
     "Schedules",
     "Settings",
     "SettingsError",
+    "Sig",
     "Snooze",
     "SoftTimeLimitExceeded",
     "Task",
@@ -112,10 +123,23 @@ __all__ = [
     "Update",
     "Worker",
     "WorkerError",
+    "Workflow",
+    "WorkflowDefinitionError",
+    "WorkflowError",
+    "WorkflowFailedError",
+    "WorkflowJob",
+    "WorkflowMissingError",
+    "WorkflowRevokedError",
+    "WorkflowStatus",
     "bound_headers",
+    "chain",
+    "chord",
     "connect",
     "crontab",
     "get_registry",
+    "get_workflow",
+    "group",
     "scheduled_task",
+    "signature",
     "task",
 ]

@@ -56,8 +56,8 @@ class Children:
         self._opening = asyncio.Lock()
         self._unlimited = anyio.CapacityLimiter(float("inf"))
 
-    async def run(self, task: Task[..., Any, Any], job: Job[Any]) -> TaskSignal:
-        """Run a task's function in a process.
+    async def run(self, task: Task[..., Any, Any], job: Job[Any], arguments: dict[str, Any]) -> TaskSignal:
+        """Run a task's function in a process, with arguments as they are stored.
 
         Returns:
             The signal that it raised, or one with its result.
@@ -73,7 +73,7 @@ class Children:
         try:
             for _ in range(TRIES):
                 call = _Call(job, hears=task.takes_context)
-                request = msgspec.json.encode(_request(task, job, call, path, self.idle_seconds))
+                request = msgspec.json.encode(_request(task, call, arguments, path, self.idle_seconds))
                 with contextlib.suppress(anyio.BrokenWorkerProcess):
                     answer = await self._ask(call, request)
                     if call.has_begun:
@@ -215,7 +215,10 @@ class _Call:
         self.begun.cancel()
 
 
-def _request(task: Task[..., Any, Any], job: Job[Any], call: _Call, path: str, idle: float) -> child.Request:
+def _request(
+    task: Task[..., Any, Any], call: _Call, arguments: dict[str, Any], path: str, idle: float
+) -> child.Request:
+    job = call.job
     soft, hard = task.options.soft_timeout, job.timeout
     return child.Request(
         call=call.id,
@@ -226,7 +229,7 @@ def _request(task: Task[..., Any, Any], job: Job[Any], call: _Call, path: str, i
         key=job.key,
         attempts=job.attempts,
         extras={name: job.extras[name] for name in (HEADERS, PARENT, ROOT) if name in job.extras},
-        kwargs=job.kwargs or {},
+        kwargs=arguments,
         soft=soft if soft and (not hard or soft < hard) else None,
         idle=idle,
         levels={name: logging.getLogger(name or None).level for name in LOGGERS},

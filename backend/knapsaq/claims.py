@@ -26,8 +26,10 @@ from saq.queue.redis import RedisQueue
 from knapsaq import events
 from knapsaq.codec import utf8
 from knapsaq.errors import PayloadTooLargeError
-from knapsaq.job import PROGRESS, Job, Record
+from knapsaq.job import PROGRESS, Job
+from knapsaq.nodes import MARK, place_of, told
 from knapsaq.outcomes import Dead, Failed, Outcome, Released, Retried, Snoozed, Succeeded
+from knapsaq.record import Record
 from knapsaq.redis import scripts
 from knapsaq.redis.keys import Keys
 from knapsaq.redis.line import Line, shared_line, text
@@ -225,12 +227,27 @@ class ClaimingQueue(RedisQueue):
             job.status = Status.COMPLETE if isinstance(outcome, Succeeded) else Status.FAILED
             job.error = f"the job cannot be stored as its task left it: {utf8(str(error))}"
             record = self._bare(claim.job_id, str(job.function), job.status, job.error)
-            ttl = self.settings.result_ttl
-            return Settlement(claim.job_id, claim.token, "finish", record, ttl, job.status.value)
+            end = Settlement(claim.job_id, claim.token, "finish", record, self.settings.result_ttl, job.status.value)
+            return self._telling(end, None, job.error)
+
+    async def _finish(self, job: SaqJob, status: Status, **outcome: Any) -> None:
+        await super()._finish(job, status, **outcome)
+        if place_of(job.key):
+            state, value = told(status.value, job.result, job.error)
+            await scripts.flow_tell(self.line, [self.keys.incomplete, job.id], [self.now_argument, state, value])
 
     def _buried(self, job_id: str, token: str, reason: str) -> Settlement:
-        record = self._bare(job_id, "unknown", Status.FAILED, _one_line(reason))
-        return Settlement(job_id, token, "bury", _with_reason(reason, record), self.settings.result_ttl, "failed")
+        why = _one_line(reason)
+        record = _with_reason(reason, self._bare(job_id, "unknown", Status.FAILED, why))
+        return self._telling(Settlement(job_id, token, "bury", record, self.settings.result_ttl, "failed"), None, why)
+
+    def _telling(self, end: Settlement, result: Any, error: str | None) -> Settlement:
+        """Return how a job ends so that its workflow goes on; as it is where the job is of none."""
+        if MARK not in end.job_id:
+            return end
+        record = end.payload.encode() if isinstance(end.payload, str) else end.payload
+        state, value = told(end.status, result, error)
+        return end._replace(verb=f"{end.verb}/{state}{len(record)}", payload=record + value)
 
     def _bare(self, job_id: str, function: str, status: Status, error: str) -> bytes | str:
         key = utf8(self.job_key_from_id(job_id))
@@ -261,7 +278,8 @@ class ClaimingQueue(RedisQueue):
         record = self._final(job)
         if verb == "bury":
             record = _with_reason(job.error or "", record)
-        return Settlement(claim.job_id, claim.token, verb, record, self.whole_ttl(job), status)
+        end = Settlement(claim.job_id, claim.token, verb, record, self.whole_ttl(job), status)
+        return self._telling(end, job.result, job.error)
 
     def whole_ttl(self, job: SaqJob) -> int:
         """Return for how many seconds an ended job is kept, as Redis takes them; 0 is for ever, below 0 not at all."""

@@ -13,15 +13,19 @@ from typing import Any
 
 from redis.asyncio import Redis
 
+from knapsaq import submission
+from knapsaq.canvas import Expression, FlowOptions
 from knapsaq.claims import Clock
 from knapsaq.definitions import Store
 from knapsaq.errors import UnknownQueueError
+from knapsaq.flows import flow_of
 from knapsaq.job import Job
 from knapsaq.queue import Queue
 from knapsaq.redis.connection import check_broker, open_redis
 from knapsaq.redis.embedded import EmbeddedBroker
 from knapsaq.registry import Registry, get_registry
 from knapsaq.settings import EMBEDDED, Settings
+from knapsaq.workflow import WorkflowJob
 
 
 class Client:
@@ -75,6 +79,22 @@ class Client:
     def send_many(self, queue: str, jobs: list[Job[Any]]) -> Awaitable[list[Job[Any]]]:
         """Accept jobs of tasks; for each the one that has its key and has not ended takes its place."""
         return self.queue(queue).submit_many(jobs)
+
+    def start(self, expression: Expression, options: FlowOptions) -> Awaitable[WorkflowJob]:
+        """Accept a workflow."""
+        return submission.start(self.queue, expression, options)
+
+    def extend(self, job: Job[Any], expression: Expression, *, replaces: bool) -> Awaitable[None]:
+        """Add to the workflow of a job that runs, perhaps in that job's place."""
+        return submission.extend(self.queue, job, expression, replaces=replaces)
+
+    def workflow(self, workflow_id: str) -> WorkflowJob:
+        """Return the workflow of an id; whether there is one, its methods tell.
+
+        Raises:
+            WorkflowError: It is no workflow's id.
+        """
+        return WorkflowJob(workflow_id, flow_of(self.queue(next(iter(self.queues))), workflow_id))
 
 
 @asynccontextmanager

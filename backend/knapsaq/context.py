@@ -16,8 +16,10 @@ from knapsaq.lineage import CORRELATION
 from knapsaq.outcomes import Retry
 from knapsaq.progress import NO_TURN, Reporter, checked, is_running, put
 from knapsaq.timing import Duration
+from knapsaq.workflow_errors import WorkflowError
 
 if TYPE_CHECKING:
+    from knapsaq.canvas import Expression
     from knapsaq.job import Job
     from knapsaq.middleware import Stack
     from knapsaq.task import Task
@@ -73,13 +75,45 @@ class Context(dict[str, Any]):
 
     @property
     def parent_id(self) -> str | None:
-        """The key of the job that enqueued this one; None if none did."""
+        """The key of the job that this one follows from; None where there is none."""
         return self["job"].parent_id if "job" in self else None
 
     @property
     def root_id(self) -> str:
-        """The key of the job with which it began; empty where the task was called directly."""
+        """The id of the workflow that the job is of, else the key of the job with which it began; see ``Job``."""
         return str(self["job"].root_id) if "job" in self else ""
+
+    async def spawn(self, expression: Expression) -> None:
+        """Add to the workflow of this job: the new nodes run at once, and the workflow ends after them.
+
+        They are added in one step, and only while the job is this attempt's: one that lost it to another worker adds
+        nothing. An attempt that is repeated adds them again.
+
+        Args:
+            expression: A signature, or anything that is put together of them; it gets this job's headers.
+
+        Raises:
+            WorkflowError: The job is of no workflow, or of one that was revoked or has ended, or is no longer this
+                attempt's.
+            InvalidArgumentsError: Arguments do not fit a task.
+        """
+        await self._extend(expression, replaces=False)
+
+    async def replace(self, expression: Expression) -> Any:
+        """Put something else in the place of this job: ``return await ctx.replace(other.s())``.
+
+        What follows this job then follows from that, and gets its result; it has to fit this task's annotation. What
+        this attempt itself returns no longer counts. An attempt that is repeated finds it done already.
+
+        Raises:
+            The same as ``spawn``.
+        """
+        await self._extend(expression, replaces=True)
+
+    async def _extend(self, expression: Expression, *, replaces: bool) -> None:
+        if "job" not in self or "task" not in self:
+            raise WorkflowError("none", "a task that is called directly runs in no workflow; send it with .enqueue()")
+        await self.task.extend(self.job, expression, replaces=replaces)
 
     @property
     def hostname(self) -> str:

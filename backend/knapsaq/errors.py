@@ -5,7 +5,8 @@
     │   ├── CronError               a cron expression or interval that names no time
     │   ├── OptionError             a wrong option of @task, @scheduled_task or .using()
     │   ├── SettingsError           a wrong KNAPSAQ_* value
-    │   └── TaskDefinitionError     a function that cannot be a task
+    │   ├── TaskDefinitionError     a function that cannot be a task
+    │   └── WorkflowDefinitionError a workflow whose parts do not fit together
     ├── RegistryError
     │   ├── DuplicateTaskError      two functions under one name
     │   ├── RouteError              dotted paths that lead to no task
@@ -26,6 +27,10 @@
     ├── SoftTimeLimitExceeded       it is about to; raised inside the task
     ├── TaskProcessError            a task raised in a process; raised inside the worker
     ├── ProcessDiedError            a task's process died under it; likewise
+    ├── WorkflowError               what a workflow can end with
+    │   ├── WorkflowFailedError     with every failed node and its error
+    │   ├── WorkflowRevokedError
+    │   └── WorkflowMissingError
     └── JobError                    what waiting for a job can end with
         ├── JobFailedError
         ├── JobRevokedError

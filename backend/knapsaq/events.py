@@ -19,6 +19,11 @@ def job_enqueued(job: Job) -> None:
     logger.debug("job %s of task %s enqueued in %s", job.key, job.function, job.get_queue().name)
 
 
+def workflow_enqueued(workflow: str, nodes: int) -> None:
+    """A workflow was accepted."""
+    logger.debug("workflow %s of %s nodes enqueued", workflow, nodes)
+
+
 def job_ended(job: Job, status: str) -> None:
     """An attempt ended, and how; arguments and results are never logged."""
     if status == "failed":

@@ -24,6 +24,7 @@ from knapsaq.codec import copied
 from knapsaq.context import Context
 from knapsaq.deadline import Deadline, SoftDeadline, Steered
 from knapsaq.errors import SoftTimeLimitExceeded, TaskProcessError, TaskTimeoutError, UnknownTaskError
+from knapsaq.flows import inputs
 from knapsaq.job import UNKNOWN_SINCE, Job, backed_off
 from knapsaq.options import NEVER_RETRIED
 from knapsaq.outcomes import (
@@ -182,10 +183,11 @@ class Executor:
         try:
             if task is None:
                 return await self._call_plain(job, ctx)
+            arguments = (await inputs(job) if job.meta else job.kwargs) or {}
             if not task.is_async and task.options.run == "process":
-                return await self._children.run(task, job)
+                return await self._children.run(task, job, arguments)
             provided = await plan.resolve(ctx, stack, self._injector.shared) if stack else NONE_PROVIDED
-            args, kwargs = task.signature.unbind(job.kwargs or {}, provided)
+            args, kwargs = task.signature.unbind(arguments, provided)
             if task.takes_context:
                 args = (ctx, *args)
             if task.is_async and not soft:
@@ -214,7 +216,7 @@ class Executor:
 
     async def _call_plain(self, job: Job[Any], ctx: Context) -> Any:
         function = self._functions[job.function]
-        kwargs = copied(job.kwargs or {})
+        kwargs = copied((await inputs(job) if job.meta else job.kwargs) or {})
         if inspect.iscoroutinefunction(function):
             return await function(ctx, **kwargs)
         return await self._threaded(job, ctx, functools.partial(function, ctx, **kwargs))

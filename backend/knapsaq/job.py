@@ -22,6 +22,7 @@ from saq.job import Job as SaqJob
 from knapsaq.deadline import Deadline
 from knapsaq.errors import JobExpiredError, JobFailedError, JobRevokedError, OptionError, ResultError
 from knapsaq.options import CALL_CHECKS, check
+from knapsaq.record import Record
 from knapsaq.timing import from_ms
 
 if TYPE_CHECKING:
@@ -32,10 +33,11 @@ R = TypeVar("R")
 META_KEY = "knapsaq"
 UNLIMITED_BACKOFF = 24 * 3600.0
 SIGNS = bytes.maketrans(b"+/", b"az")
-EXPIRES_AT = "expires_at"  # among the extras: the millisecond by which it has to be started, until it is
-EXPIRED = "expired"  # among the extras: true once it was not
-# Among the extras: text that travels along, the keys of other jobs, how far it is, and the millisecond at which a
-# worker first did not know the task.
+# Among the extras: the millisecond by which it has to be started, until it is; the seconds, where it is not known yet
+# when it may run; and true once it was not.
+EXPIRES_AT, EXPIRES_IN, EXPIRED = "expires_at", "expires_in", "expired"
+# Text that travels along, the keys of other jobs, how far it is, and the millisecond at which a worker first did not
+# know the task.
 HEADERS, PARENT, ROOT, PROGRESS, UNKNOWN_SINCE = "headers", "parent", "root", "progress", "unknown_since"
 FIELDS = frozenset(field.name for field in dataclasses.fields(SaqJob))
 
@@ -61,44 +63,6 @@ def new_key() -> str:
     """Return a key that nobody can guess: 22 letters and digits, with 127 random bits."""
     # A key stands in four places of Redis. Base 64 without signs of its own is short, and no word of a command line.
     return binascii.b2a_base64(os.urandom(16)).translate(SIGNS)[:22].decode()
-
-
-class Record(msgspec.Struct, omit_defaults=True):
-    """A job's fields as they are stored: their kinds, and SAQ's defaults, which are left out."""
-
-    function: str
-    key: str
-    queue: Any = None
-    kwargs: dict[str, Any] | None = None
-    timeout: int | float | None = 10
-    heartbeat: int | float = 0
-    retries: int = 1
-    ttl: int | float | None = 600
-    retry_delay: int | float = SaqJob.retry_delay
-    retry_backoff: bool | float = False
-    scheduled: int | float = 0
-    progress: int | float = SaqJob.progress  # the same object, as only that is left out
-    attempts: int = 0
-    completed: int = 0
-    queued: int = 0
-    started: int = 0
-    touched: int = 0
-    result: Any = None
-    error: str | None = None
-    status: Any = Status.NEW
-    priority: int = 0
-    group_key: str | None = None
-    meta: dict[Any, Any] = {}
-    worker_id: str | None = None
-
-    @classmethod
-    def of(cls, fields: Mapping[str, Any]) -> Record:
-        """Return checked fields; what SAQ does not know is left out.
-
-        Raises:
-            msgspec.ValidationError: Naming the field, what it has to be and what it is.
-        """
-        return msgspec.convert(fields, cls)
 
 
 def extras_of(job: SaqJob) -> Mapping[str, Any]:
@@ -267,7 +231,7 @@ class Job(SaqJob, Generic[R]):
         """Run an ended job again, from its first attempt; nothing happens to one that has not ended."""
         if self.ended:
             self.attempts, self.result = 0, None
-            self.forget(PROGRESS, EXPIRES_AT, EXPIRED)
+            self.forget(PROGRESS, EXPIRES_AT, EXPIRES_IN, EXPIRED)
         await super().retry(error)
 
     @property
@@ -292,13 +256,13 @@ class Job(SaqJob, Generic[R]):
 
     @property
     def parent_id(self) -> str | None:
-        """The key of the job that enqueued this one; None if none did."""
+        """The key of the job that it follows from: which enqueued or spawned it, or is before it in its workflow."""
         parent = self.extras.get(PARENT)
         return parent if isinstance(parent, str) else None
 
     @property
     def root_id(self) -> str:
-        """The key of the job with which it began: the first that none had enqueued, or this one."""
+        """The id of the workflow that it is of, else the key of the job with which it began, perhaps its own."""
         root = self.extras.get(ROOT)
         return root if isinstance(root, str) else self.parent_id or self.key
 
@@ -331,16 +295,23 @@ class Job(SaqJob, Generic[R]):
             raise OptionError(f"a job of task {self.function!r}", "expires", self.expires, expected)
         self.note(**{EXPIRES_AT: int(moment * 1000)})
 
+    def expire_later(self) -> None:
+        """Have a length of time in which it has to be started count from the moment at which its workflow queues it."""
+        if isinstance(self.expires, (int, float)):
+            self.note(**{EXPIRES_IN: vars(self).pop("expires")})
+
     def expired(self, now: int) -> str | None:
         """Return why it may not be started any more, which is noted; once it may, it does not expire later.
 
         Args:
             now: Milliseconds since 1970.
         """
-        end = self.extras.get(EXPIRES_AT)
+        end, length = self.extras.get(EXPIRES_AT), self.extras.get(EXPIRES_IN)
+        if isinstance(length, (int, float)):
+            end = int(max(self.queued, self.scheduled * 1000) + length * 1000)
         if not isinstance(end, int) or end <= 0:
             return None
-        self.forget(EXPIRES_AT)
+        self.forget(EXPIRES_AT, EXPIRES_IN)
         if now <= end:
             return None
         self.note(**{EXPIRED: True})

@@ -30,6 +30,7 @@ from saq.types import WorkerInfo
 
 from knapsaq import events
 from knapsaq.batching import Batcher
+from knapsaq.calls import each_call
 from knapsaq.changing import ChangingQueue
 from knapsaq.errors import InvalidArgumentsError, JobMissingError, PayloadTooLargeError, UnknownTaskError
 from knapsaq.job import FIELDS, Job, new_key
@@ -38,7 +39,6 @@ from knapsaq.options import CallOptions
 from knapsaq.redis import scripts
 from knapsaq.redis.connection import broker_errors, open_redis
 from knapsaq.scheduling import ScheduleStore
-from knapsaq.task import each_call
 from knapsaq.timing import now_ms
 
 STORED_A_CALL = 250
@@ -209,6 +209,21 @@ class Queue(ChangingQueue):
         self._address(job)
         if self._guarded:
             await self._ask(job)
+        return self._payload(job)
+
+    async def record(self, job: Job[Any]) -> bytes | str:
+        """Return the record of a job that is accepted later, by its workflow, without its status and that moment.
+
+        Raises:
+            InvalidArgumentsError: JSON cannot carry its arguments.
+            PayloadTooLargeError: They are too large.
+            Exception: Whatever a hook raises that refuses the job.
+        """
+        job.expire_later()
+        self._address(job)
+        if self._guarded:
+            await self._ask(job)
+        job.status, job.queued = Status.NEW, 0
         return self._payload(job)
 
     @asynccontextmanager

@@ -13,8 +13,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable, Sequence
-from contextlib import suppress
-from typing import Any, cast
+from contextlib import AbstractAsyncContextManager, suppress
+from typing import Any, Self, cast
 
 import msgspec
 from redis.asyncio import Redis
@@ -29,6 +29,7 @@ from knapsaq.claims import ClaimingQueue
 from knapsaq.errors import BrokerError, JobMissingError
 from knapsaq.job import Job, Update
 from knapsaq.redis.connection import broker_errors
+from knapsaq.slots import given_up
 from knapsaq.timing import now_ms
 from knapsaq.waiting import News, shared_pushes
 
@@ -156,10 +157,11 @@ class ReadingQueue(ClaimingQueue):
             TimeoutError: It has not ended in time.
             JobMissingError: It is not in Redis any more.
         """
-        async with asyncio.timeout(timeout):
-            while not await self._ended(job):  # noqa: ASYNC110 - an outage has no event to wait for
-                # Redis is away; the job is not lost for that.
-                await asyncio.sleep(LOOK_PAUSE)
+        with given_up():
+            async with asyncio.timeout(timeout):
+                while not await self._ended(job):  # noqa: ASYNC110 - an outage has no event to wait for
+                    # Redis is away; the job is not lost for that.
+                    await asyncio.sleep(LOOK_PAUSE)
 
     async def _ended(self, job: Job[Any]) -> bool:
         """Return True when the job has ended, False if Redis went away meanwhile."""
@@ -207,7 +209,8 @@ class ReadingQueue(ClaimingQueue):
                             yield update
                         if update.ended:
                             return
-                        said = await news.newest()
+                        with given_up():
+                            said = await news.newest()
             except (BrokerError, RedisError, OSError) as error:
                 self._refuse_unless_away(error)
                 await asyncio.sleep(LOOK_PAUSE)
@@ -216,6 +219,16 @@ class ReadingQueue(ClaimingQueue):
         """Return the job's result as the task's annotated type; as it is stored where the task is not known here."""
         task = self.registry.find(job.function) if self.registry else None
         return job.result if task is None else task.signature.result(job.result)
+
+    def pushed(self, channel: str) -> AbstractAsyncContextManager[News]:
+        """Return what yields the news of a channel."""
+        return self._pushes.on(channel)
+
+    def sibling(self, name: str) -> Self:
+        """Return another queue of the same Redis; this one if it has the name."""
+        if name == self.name:
+            return self
+        return type(self)(self.redis, name, registry=self.registry, settings=self.settings, clock=self.clock)
 
     async def _read(self, job_ids: Sequence[str | bytes]) -> Sequence[bytes | None]:
         with broker_errors(self.settings.redacted_broker_url):

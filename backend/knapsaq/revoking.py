@@ -80,7 +80,7 @@ class RevokingQueue(ClaimingQueue):
         """
         own, ends = self.keys, now_ms()
         keys = [own.queued, own.active, own.incomplete, own.aborts, own.crashes, *(job.id for job in jobs)]
-        args: list[scripts.Argument] = [reason, int(terminate), own.wake]
+        args: list[scripts.Argument] = [reason, int(terminate), own.wake, self.now_argument]
         before = [(job.status, job.error, job.completed) for job in jobs]
         for job in jobs:
             job.status, job.error = Status.ABORTING, reason

@@ -148,6 +148,46 @@ class Signature:
                 encoded[name] = self._encode(name, name, value)
         return encoded
 
+    def bind_after(
+        self, taken: int, args: tuple[Any, ...], kwargs: Mapping[str, Any], injected: frozenset[str]
+    ) -> tuple[dict[str, Any], tuple[str, ...]]:
+        """Return a call's arguments as ``bind`` does, where so many results of other jobs come before them.
+
+        Returns:
+            The encoded arguments, and for each result its parameter; ``*args`` have their star before the name.
+
+        Raises:
+            InvalidArgumentsError: As ``bind``; or no parameter is left for a result.
+        """
+        takers = self.takers(taken, kwargs, injected)
+        rest = {name for name in takers if not name.startswith("*")}
+        return self.bind(args, kwargs, injected | rest if rest else injected), takers
+
+    def takers(self, taken: int, kwargs: Mapping[str, Any], injected: frozenset[str]) -> tuple[str, ...]:
+        """Return the parameters that results of other jobs go to: the first positional ones that no name is given for.
+
+        Of a function without positional parameters these are the named ones, those without a default first.
+
+        Raises:
+            InvalidArgumentsError: There are too few.
+        """
+        free = [p for p in self._shape(injected).signature.parameters.values() if p.name not in kwargs]
+        names = [p.name for p in free if p.kind in _BY_POSITION]
+        variadic = [p.name for p in free if p.kind is Kind.VAR_POSITIONAL]
+        if not names and not variadic:
+            named = [p for p in free if p.kind is Kind.KEYWORD_ONLY]
+            names = [p.name for p in sorted(named, key=lambda p: p.default is not Kind.empty)]
+        names = names[:taken] + [f"*{name}" for name in variadic] * (taken - len(names[:taken]))
+        if len(names) < taken:
+            expected = "a parameter that is free for the result of the step before it; or make the step with .si(...)"
+            raise InvalidArgumentsError(self._task, "*", expected, ", ".join(self.parameters) or "no parameters")
+        return tuple(names)
+
+    def annotation(self, name: str) -> Any:
+        """Return the type of a parameter, with a star of each of ``*args``, or of the result: ``"return"``."""
+        annotation = self._annotations.get(name.removeprefix("*"), Any)
+        return Any if isinstance(annotation, _Unresolved) else annotation
+
     def result(self, stored: Any) -> Any:
         """Return a stored result as the annotated type.
 

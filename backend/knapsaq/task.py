@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, Unpack
@@ -18,14 +18,16 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, Un
 from typing_extensions import TypeVar as TypeVarWithDefault
 
 from knapsaq.callables import refuse_hidden, takes_context
-from knapsaq.codec import shown
+from knapsaq.calls import apply_options, each_call
+from knapsaq.canvas import Expression, FlowOptions, Group, Sig, group
 from knapsaq.context import Context
 from knapsaq.errors import InvalidArgumentsError, NotConnectedError, OptionError, TaskDefinitionError
-from knapsaq.job import HEADERS, META_KEY, Job, new_key
+from knapsaq.job import Job, new_key
 from knapsaq.options import CallKeywords, CallOptions, TaskOptions
 from knapsaq.schedules import Schedule
 from knapsaq.signature import INJECTED, Signature
-from knapsaq.timing import Duration, now_ms
+from knapsaq.timing import Duration
+from knapsaq.workflow import WorkflowJob
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -42,6 +44,12 @@ class Sender(Protocol):
 
     def send_many(self, queue: str, jobs: list[Job[Any]]) -> Awaitable[list[Job[Any]]]:
         """Accept jobs; for each the one that already has its key takes its place."""
+
+    def start(self, expression: Expression, options: FlowOptions) -> Awaitable[WorkflowJob]:
+        """Accept a workflow."""
+
+    def extend(self, job: Job[Any], expression: Expression, *, replaces: bool) -> Awaitable[None]:
+        """Add to the workflow of a job that runs, perhaps in that job's place."""
 
 
 class Home(Protocol):
@@ -253,16 +261,57 @@ class Task(Generic[P, R, C]):
         )
         return await self._send(options, tuple(args), dict(kwargs or {}))
 
+    def s(self, *args: Any, **kwargs: Any) -> Sig[R]:
+        """Return a call of this task that is sent later, alone or in a workflow.
+
+        Results of steps before it come before ``args``; so they may be a part of what the function takes.
+
+        Raises:
+            InvalidArgumentsError: The function has no parameter of a name.
+        """
+        return Sig(self, args, kwargs)
+
+    def si(self, *args: Any, **kwargs: Any) -> Sig[R]:
+        """Return a call that is sent later and ignores the results of steps before it.
+
+        Raises:
+            InvalidArgumentsError: The arguments do not fit the function.
+        """
+        return Sig(self, args, kwargs, immutable=True)
+
+    def map(self, items: Iterable[Any]) -> Group:
+        """Return a group with a call for each item, which is the first argument."""
+        return group(Sig(self, (item,)) for item in items)
+
+    def chunks(self, items: Iterable[Any], size: int) -> Group:
+        """Return a group with a call for each so many items, which are as a list the first argument.
+
+        Args:
+            items: The items.
+            size: How many a call gets, 1 or more; the last one may get fewer.
+
+        Raises:
+            OptionError: ``size`` is below 1.
+        """
+        given: Any = size
+        if not isinstance(given, int) or isinstance(given, bool) or given < 1:
+            raise OptionError(f".chunks() of task {self.name!r}", "size", size, "a whole number from 1")
+        each = list(items)
+        return self.map(each[start : start + size] for start in range(0, len(each), size))
+
     def build_job(self, options: CallOptions, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Job[R]:
         """Return the job of one call, not queued yet; its timeout and ttl are None where nobody named one.
 
         Raises:
             InvalidArgumentsError: The arguments do not fit the function.
         """
-        arguments = self.signature.bind(args, kwargs, self.injected) or None
-        job: Job[R] = Job.like(self._pattern, options.key or new_key(), arguments)
+        return self.job_of(options, self.signature.bind(args, kwargs, self.injected))
+
+    def job_of(self, options: CallOptions, arguments: dict[str, Any]) -> Job[R]:
+        """Return the job of one call whose arguments have been bound and checked."""
+        job: Job[R] = Job.like(self._pattern, options.key or new_key(), arguments or None)
         if options is not NO_OPTIONS:
-            _apply(options, job, self.options)
+            apply_options(options, job, self.options)
         return job
 
     @functools.cached_property
@@ -281,6 +330,10 @@ class Task(Generic[P, R, C]):
         unset: dict[str, Any] = {"timeout": None, "ttl": None}
         plain = vars(Job(function=self.name, **unset))
         return {name: value for name, value in self._pattern.items() if value != plain[name] and name != "key"}
+
+    async def extend(self, job: Job[Any], expression: Expression, *, replaces: bool) -> None:
+        """Add to the workflow of a job of this task that runs; see ``Context.spawn`` and ``Context.replace``."""
+        await self._sender.extend(job, expression, replaces=replaces)
 
     def _send(self, options: CallOptions, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Awaitable[Job[R]]:
         job = self.build_job(options, args, kwargs)
@@ -332,48 +385,3 @@ class BoundTask(Generic[P, R]):
             OptionError: An option is unknown or out of range.
         """
         return BoundTask(self.task, self.options.merged(f".using() of task {self.task.name!r}", options))
-
-
-def each_call(task: str, calls: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
-    """Yield the arguments of each call of ``enqueue_many``; one that is no mapping is named by its number.
-
-    Raises:
-        InvalidArgumentsError: They are no mappings of names to values.
-    """
-    if isinstance(calls, (str, bytes, Mapping)) or not isinstance(calls, Iterable):
-        raise InvalidArgumentsError(task, "*", "several mappings of argument names to values", shown(calls))
-    given: Iterable[Any] = calls
-    for number, kwargs in enumerate(given, start=1):
-        if not isinstance(kwargs, Mapping) or not all(isinstance(name, str) for name in kwargs):
-            expected = f"as call {number} a mapping of argument names to values"
-            raise InvalidArgumentsError(task, "*", expected, shown(kwargs))
-        yield kwargs
-
-
-def _apply(options: CallOptions, job: Job[Any], own: TaskOptions) -> None:
-    """Set what a call says of its own job."""
-    fields = vars(job)
-    extras: dict[str, Any] = {HEADERS: dict(options.headers)} if options.headers else {}
-    if options.retries is not None:
-        job.retries = 1 + options.retries
-        if options.retries:
-            fields["retry_delay"], fields["retry_backoff"] = own.retry_delay, own.retry_backoff
-        else:
-            extras["retries"] = 0  # job.retries does not tell it from a call that says nothing
-    if options.timeout is not None:
-        fields["timeout"] = options.timeout
-    if options.ttl is not None:
-        fields["ttl"] = options.ttl
-    if options.expires is not None:
-        fields["expires"] = options.expires
-    fields["scheduled"] = _due(options)  # SAQ stores whole seconds, we to the millisecond
-    job.delay = options.delay or 0.0
-    if extras:
-        job.meta = {META_KEY: extras}
-
-
-def _due(options: CallOptions) -> float:
-    """Return the moment in seconds since 1970 before which the job may not run; 0 is at once."""
-    if options.eta is not None:
-        return max(0.0, options.eta)
-    return now_ms() / 1000 + options.delay if options.delay else 0

@@ -7,7 +7,7 @@ the loop waits for a push, a due time or an order to stop.
 
 Invariants, each a test in ``tests/redis/test_worker.py``:
 
-* a worker never runs more jobs at once than its concurrency;
+* a worker never runs more jobs at once than its concurrency, those not counted that wait for other jobs;
 * an outcome is kept until Redis has it, also through an outage;
 * stopping takes no new job, waits for running ones as long as its grace, and puts back the rest.
 """
@@ -33,6 +33,7 @@ from knapsaq.claims import CRASH_LIMIT, Advance, Claim, Settlement
 from knapsaq.context import Context
 from knapsaq.exchange import Exchange
 from knapsaq.executor import Executor
+from knapsaq.flows import Mender
 from knapsaq.job import PROGRESS
 from knapsaq.lineage import origin
 from knapsaq.liveness import LeaseKeeper
@@ -44,6 +45,7 @@ from knapsaq.registry import Registry, refuse_duplicates
 from knapsaq.running import Running
 from knapsaq.scheduler import Scheduler
 from knapsaq.settings import Settings
+from knapsaq.slots import Slots
 from knapsaq.timing import now_ms
 from knapsaq.upkeep import CronJobs, Rescuer, repeat
 from knapsaq.wakeup import BLOCK_SECONDS, Wakeup
@@ -97,6 +99,7 @@ class Worker(SaqWorker[Any]):
         self._running: dict[str, Running] = {}
         self._begun: list[Running] = []
         self._signal = asyncio.Event()
+        self._slots = Slots(self._signal.set)
         self._wakeup = Wakeup(queue, self._signal, self._scheduler.hear)
         self._exchange = Exchange(queue, self.id, self.concurrency, self._running, self._wakeup)
         self._overseer = Overseer(queue, self._running, self._give_up)
@@ -203,7 +206,8 @@ class Worker(SaqWorker[Any]):
     async def _work(self) -> None:
         while not self.event.is_set() or self._running or self._exchange.pending or self._exchange.ahead:
             self._signal.clear()
-            room = 0 if self.event.is_set() else self.concurrency - len(self._running)
+            room = 0 if self.event.is_set() else self.concurrency - len(self._running) + self._slots.freed
+            room = max(0, min(room, self.concurrency))
             if self._burst_left is not None:
                 room = min(room, self._burst_left)
             self._exchange.post(*self._stamps())
@@ -279,6 +283,7 @@ class Worker(SaqWorker[Any]):
 
     async def _run(self, running: Running) -> None:
         running.begun = True
+        self._slots.enter()
         origin.set(running.claim.job)
         outcome = running.ends_as or await self._attempt(running, running.ctx)
         if running.ends_as is not None:
@@ -332,6 +337,7 @@ class Worker(SaqWorker[Any]):
             # Half of SAQ's time, as a turn that is late must not miss a due time.
             *([repeat("SAQ's cron jobs", self._crons.run_once, timers["schedule"] / 2)] if self.cron_jobs else ()),
             repeat("the sweeper", self.queue.sweeper.run_once, timers["sweep"]),
+            repeat("the workflows' mender", Mender(self.queue).run_once, timers["sweep"]),
             repeat("the overseer", self._overseer.run_once, timers["abort"]),
             repeat("worker info", lambda: self.worker_info(timers["worker_info"] * 3), timers["worker_info"]),
         ]

@@ -107,6 +107,14 @@ async def fan(system: Any, jobs: str, times: str) -> list[float]:
     return seconds[1:]
 
 
+async def flow(system: Any, kind: str, jobs: str, times: str) -> list[float]:
+    """Queue a chord or a chain of so many jobs and wait for its last; return the seconds of each time but the first."""
+    call, size = getattr(system, kind), int(jobs)
+    waits = size - 1 if kind == "chord" else size  # a chord's last job is its join
+    seconds = [await timed(call(range(turn * size, turn * size + waits))) for turn in range(int(times) + 1)]
+    return seconds[1:]
+
+
 async def timed(call: Awaitable[object]) -> float:
     """Return the seconds that a call takes."""
     started = time.perf_counter()
@@ -120,6 +128,7 @@ VERBS: dict[str, Callable[..., Coroutine[Any, Any, Any]]] = {
     "pace": pace,
     "apply": apply,
     "fan": fan,
+    "flow": flow,
 }
 
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from celery import Celery
+from celery import Celery, chain, chord, group
 from celery.result import ResultSet
 
 from benchmarks.adapters import ran
@@ -29,6 +29,15 @@ def _app(url: str) -> tuple[Celery, Any]:
         ran(number)
         return number
 
+    @app.task(name="step")
+    def step(number: int) -> int:
+        ran(number)
+        return number + 1
+
+    @app.task(name="join")
+    def join(numbers: list[int]) -> int:
+        return int(step(max(numbers) + 1))
+
     return app, noop
 
 
@@ -50,6 +59,16 @@ class Producer:
         """Queue many no-ops and wait for all results."""
         handles = ResultSet([self._task.delay(number) for number in numbers], app=self._app)
         return handles.join_native(timeout=RESULT_LIMIT)
+
+    async def chord(self, numbers: Sequence[int]) -> Any:
+        """Queue a group and its join, and wait for that."""
+        members = group(self._task.s(number) for number in numbers)
+        return chord(members, self._app.signature("join")).delay().get(timeout=RESULT_LIMIT)
+
+    async def chain(self, numbers: Sequence[int]) -> Any:
+        """Queue steps in a row, and wait for the last."""
+        first = self._app.signature("step", args=(numbers[0],))
+        return chain(first, *(self._app.signature("step") for _ in numbers[1:])).delay().get(timeout=RESULT_LIMIT)
 
 
 @asynccontextmanager

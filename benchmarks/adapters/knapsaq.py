@@ -9,7 +9,7 @@ from typing import Any
 import uvloop
 
 from benchmarks.adapters import expressions, ran
-from knapsaq import Client, Queue, Registry, Settings, Worker, connect
+from knapsaq import Client, Queue, Registry, Settings, Worker, chain, chord, connect
 
 registry = Registry()
 
@@ -19,6 +19,19 @@ async def noop(number: int) -> int:
     """Do nothing."""
     ran(number)
     return number
+
+
+@registry.task(queue="bench")
+async def step(number: int) -> int:
+    """Count on."""
+    ran(number)
+    return number + 1
+
+
+@registry.task(queue="bench")
+async def join(numbers: list[int]) -> int:
+    """Take the results of a group."""
+    return await step.function(max(numbers) + 1)
 
 
 class Producer:
@@ -38,6 +51,14 @@ class Producer:
     async def result(self, job: Any) -> Any:
         """Wait for a result."""
         return await job.wait()
+
+    async def chord(self, numbers: Sequence[int]) -> Any:
+        """Queue a group and its join, and wait for that."""
+        return await (await chord(noop.map(numbers), join.s()).enqueue()).wait()
+
+    async def chain(self, numbers: Sequence[int]) -> Any:
+        """Queue steps in a row, and wait for the last."""
+        return await (await chain(step.s(numbers[0]), *(step.s() for _ in numbers[1:])).enqueue()).wait()
 
     async def apply(self, number: int) -> Any:
         """Queue one no-op and wait for its result."""

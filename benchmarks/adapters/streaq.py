@@ -23,6 +23,12 @@ def _worker(url: str) -> tuple[Any, Any]:
         ran(number)
         return number
 
+    @worker.task(silent=True, ttl=3600)
+    async def step(number: int) -> int:
+        ran(number)
+        return number + 1
+
+    worker.bench_step = step
     return worker, noop
 
 
@@ -53,6 +59,21 @@ class Producer:
             found = await self._worker.redis.mget(left)
             left = [key for key, value in zip(left, found, strict=True) if value is None]
             await asyncio.sleep(POLL if left else 0)
+
+    async def chord(self, numbers: Sequence[int]) -> Any:
+        """Queue a group and what runs after it, which gets no results, and wait for that."""
+        members = await self.enqueue_many(numbers)
+        joined = self._worker.bench_step.enqueue(numbers[-1] + 1).start(after=[task.id for task in members])
+        await joined
+        return await joined.result()
+
+    async def chain(self, numbers: Sequence[int]) -> Any:
+        """Queue steps in a row, and wait for the last."""
+        task = self._worker.bench_step.enqueue(numbers[0])
+        for _ in numbers[1:]:
+            task = task.then(self._worker.bench_step)
+        await task
+        return await task.result()
 
 
 @asynccontextmanager

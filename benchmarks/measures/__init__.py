@@ -9,7 +9,7 @@ from benchmarks.measures.backlog import backlog
 from benchmarks.measures.drains import drain, drain_of_10, drain_of_100, drain_of_two, drain_on_disk
 from benchmarks.measures.resting import idle, scheduled, start
 from benchmarks.measures.sending import enqueue
-from benchmarks.measures.waiting import apply, fan, latency
+from benchmarks.measures.waiting import apply, fan, flow, latency
 from benchmarks.systems import System
 
 MEASURES: dict[str, Callable[[Bench, System], dict[str, float]]] = {
@@ -22,6 +22,7 @@ MEASURES: dict[str, Callable[[Bench, System], dict[str, float]]] = {
     "latency": latency,
     "apply": apply,
     "fan": fan,
+    "flow": flow,
     "idle": idle,
     "schedules": scheduled,
     "backlog": backlog,

@@ -55,6 +55,19 @@ def apply(bench: Bench, system: System) -> dict[str, float]:
     return {"apply": statistics.median(times) * 1000}
 
 
+def flow(bench: Bench, system: System) -> dict[str, float]:
+    """Take a group of many no-ops with its join, and a chain, from before it is sent to its last result."""
+    times, figures = bench.sizes.repeats, {}
+    for kind, jobs in (("chord", bench.sizes.fanned + 1), ("chain", bench.sizes.chained)):
+        ledger = bench.ledger(jobs * (times + 1))
+        bench.server.clear()
+        with bench.launcher.worker(system, CONCURRENCY, ledger):
+            seconds: list[float] = bench.launcher.call(system, "flow", kind, jobs, times)
+        bench.count(system, kind, ledger, ledger.size)
+        figures[kind] = statistics.median(seconds)
+    return figures
+
+
 def fan(bench: Bench, system: System) -> dict[str, float]:
     """Enqueue many no-ops and wait for all results, the worker in another process."""
     size, times = bench.sizes.fanned, bench.sizes.repeats

@@ -16,7 +16,7 @@ from knapsaq import Registry, Settings
 from knapsaq.options import CALL_CHECKS, CHECKS
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("README.md", "QUEUE_SETUP.md")
+PAGES = ("README.md", "QUEUE_SETUP.md", "docs/from-celery.md")
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FILE_NAME = re.compile(r"# (\S+\.py)\n")
 
@@ -47,7 +47,7 @@ def snippets(*languages: str) -> Iterator[Snippet]:
 @pytest.fixture(scope="module")
 def projects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A project folder a page, with each file that a snippet names."""
-    folders = {page: tmp_path_factory.mktemp(page.split(".")[0]) for page in PAGES}
+    folders = {page: tmp_path_factory.mktemp(Path(page).stem) for page in PAGES}
     for snippet in snippets("python"):
         if snippet.file_name:
             path = folders[snippet.page] / snippet.file_name
@@ -165,4 +165,4 @@ def test_every_link_inside_the_project_leads_somewhere() -> None:
             if target.startswith("#"):
                 assert target[1:] in anchors, f"{page}: {target}"
             elif "://" not in target:
-                assert (ROOT / target).exists(), f"{page}: {target}"
+                assert (ROOT / page).parent.joinpath(target).exists(), f"{page}: {target}"

@@ -12,6 +12,7 @@ from tests.redis.lines import Site
 from tests.support import Server, eventually, free_port
 
 from knapsaq import Registry, Task
+from knapsaq.registry import AnyTask
 
 
 @pytest.fixture
@@ -23,6 +24,17 @@ def echo(registry: Registry) -> Task[..., Any, Any]:
         return text
 
     return echo
+
+
+@pytest.fixture
+def one(registry: Registry) -> AnyTask:
+    """A task that gives back what it is given."""
+
+    @registry.task
+    async def one(given: Any = None) -> Any:
+        return given
+
+    return one
 
 
 class Gate:

@@ -120,6 +120,10 @@ class TestCalls:
         with pytest.raises(JobFailedError, match=r"ctx\['queue'\] is not to be had in a process"):
             await (await tasks.reaches_out.enqueue()).wait(PATIENCE)
 
+    async def test_a_step_of_a_workflow_gets_the_result_of_the_last(self, client: Client) -> None:
+        """Results are read in the worker, which has the connection."""
+        assert await (await (tasks.doubled.s(2) | tasks.doubled.s()).enqueue()).wait(PATIENCE) == 8
+
     async def test_its_line_is_known_there_and_to_what_it_logs(
         self, client: Client, caplog: pytest.LogCaptureFixture
     ) -> None:

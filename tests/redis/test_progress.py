@@ -507,11 +507,11 @@ class TestUpdates:
         async with working(queue):
             job = await work.enqueue()
             await gate.begun.wait()
-            looking = asyncio.create_task(collected(job))
-            await eventually(lambda: queue._pushes._channels)
+            updates = job.updates()
+            await anext(updates)  # from now on it hears of what is pushed
             await eventually(lambda: is_active(queue, job))
             gate.go_on.set()
-            assert (await looking)[-1] == Update(Status.COMPLETE, 1.0, {})
+            assert [update async for update in updates][-1] == Update(Status.COMPLETE, 1.0, {})
 
     async def test_a_line_that_was_cut_is_mended_and_the_end_not_missed(
         self, queue: Queue, registry: Registry, gate: Gate

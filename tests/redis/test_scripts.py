@@ -12,11 +12,14 @@ from unittest.mock import ANY
 
 import msgspec
 import pytest
+from saq.job import Status
 from tests.support import ended, working
 
-from knapsaq import Job, Queue, Registry
+from knapsaq import Job, Queue, Registry, WorkflowJob, group
 from knapsaq.definitions import KEEP, Change, Record
+from knapsaq.flows import inputs
 from knapsaq.liveness import LeaseKeeper
+from knapsaq.nodes import node_key
 from knapsaq.outcomes import Dead, Retried, Succeeded
 from knapsaq.redis import scripts
 from knapsaq.redis.scripts import Script
@@ -129,16 +132,22 @@ KEYS = {
     "due": text("saq:default:schedules:due"),
     "fires": text("saq:default:schedules:fires"),
     "job": text("saq:job:default:.+"),
+    "flow": text("saq:default:flow:[^:]+"),
+    "states": text("saq:default:flow:[^:]+:states"),
+    "results": text("saq:default:flow:[^:]+:results"),
+    "flows": text("saq:default:flows"),
     "mark": text("saq:abort:.+|saq:default:fired:.+"),
 }
-VERBS = "stamp|finish|bury|retry|release|snooze"
 ARGS = {
     "now": text(MOMENT.pattern),
     "want": number(),
     "last_chance": one_of(2),  # type: ignore[arg-type]
     "claim": text(TOKENS.pattern),
     "token": text(f"({TOKENS.pattern})?"),
-    "head": text(rf"({VERBS}) -?[\d.]+ (queued|active|complete|failed) {TOKENS.pattern}"),
+    "head": text(
+        r"(stamp|retry|release|snooze|(finish|bury)(/[dfa]\d+)?) -?[\d.]+ "
+        rf"(queued|active|complete|failed) {TOKENS.pattern}"
+    ),
     "payload": RECORD,
     "number": number(least=-1),
     "status": one_of("queued", "active", "complete", "failed", "aborted"),
@@ -153,6 +162,16 @@ ARGS = {
     "aborting_payload": RECORD,
     "ttl": number(least=-1),
     "ended": one_of(0, 1),  # type: ignore[arg-type]
+    "id": text("default:[^:]+"),
+    "state": one_of("d", "f", "a"),
+    "value": Check(lambda value: isinstance(value, bytes) and value.startswith((b'"', b"[")), "JSON"),
+    "node": number(),
+    "first": number(),
+    "nodes": number(),
+    "shape": text(r"\[\d+\]"),
+    "ends": number(),
+    "count": number(),
+    "field": Check(lambda value: isinstance(value, (str, bytes, int)), "a name or a value"),
 }
 
 INFO_ARGS = {"payload": text(r"\{.*\}")}
@@ -254,7 +273,42 @@ async def write_schedules(queue: Queue) -> None:
     assert await queue.schedules.read() == (ANY, [])
 
 
-OPERATIONS: dict[str, Callable[[Queue], Awaitable[None]]] = {
+async def start_flow(queue: Queue) -> WorkflowJob:
+    task = queue.registry.get("echo") if queue.registry else None
+    assert task is not None
+    return await (task.s("a") | task.s()).enqueue()
+
+
+async def retry_flow(queue: Queue) -> None:
+    flow = await start_flow(queue)
+    await flow.revoke()
+    assert await flow.retry_failed() == 2
+
+
+async def tell_flow(queue: Queue) -> None:
+    flow = await start_flow(queue)
+    job = await queue.job(node_key(flow.id, 0))
+    assert job is not None
+    await job.finish(Status.FAILED, error="by hand")
+
+
+async def read_flow(queue: Queue) -> None:
+    await start_flow(queue)
+    [claim] = await queue.claim(1, worker="w1")
+    await queue.settle(claim, Succeeded("a"), worker="w1")
+    [claim] = await queue.claim(1, worker="w1")
+    assert await inputs(claim.job) == {"text": "a"}
+
+
+async def extend_flow(queue: Queue) -> None:
+    await start_flow(queue)
+    [claim] = await queue.claim(1, worker="w1")
+    assert queue.registry is not None
+    task = queue.registry.get("echo")
+    await task.extend(claim.job, group(task.s("b")), replaces=True)
+
+
+OPERATIONS: dict[str, Callable[[Queue], Awaitable[Any]]] = {
     "enqueue": enqueue_jobs,
     "advance": advance_jobs,
     "rescue": rescue_jobs,
@@ -266,10 +320,23 @@ OPERATIONS: dict[str, Callable[[Queue], Awaitable[None]]] = {
     "schedules_due": fire_schedule,
     "schedules_fire": fire_schedule,
     "schedules_write": write_schedules,
+    "flow_start": start_flow,
+    "flow_retry": retry_flow,
+    "flow_tell": tell_flow,
+    "flow_results": read_flow,
+    "flow_extend": extend_flow,
 }
 
 
 class TestHeaders:
+    def test_what_several_scripts_share_has_a_header_of_its_own(self) -> None:
+        """It is no script: it has neither keys nor arguments, and its first lines say what it is for."""
+        for path in files("knapsaq.redis").joinpath("lua", "shared").iterdir():
+            source = path.read_text(encoding="utf-8")
+            assert re.match(r"-- [A-Z].+", source)
+            assert "KEYS" not in source
+            assert "ARGV" not in source
+
     def test_each_script_is_loaded_and_each_loaded_script_exists(self) -> None:
         """A Lua file that nobody loads is dead, and a script's name in Python is its file's name."""
         assert set(LOADED) == set(SOURCES)

@@ -18,12 +18,20 @@ from knapsaq import (
     Schedule,
     ScheduleEntry,
     ScheduleFire,
+    Sig,
     Snooze,
     Update,
+    Workflow,
+    WorkflowJob,
+    chain,
+    chord,
     connect,
+    group,
     scheduled_task,
     task,
 )
+from knapsaq.signatures import Chain, Group
+from knapsaq.workflow_errors import NodeFailure
 
 registry = Registry()
 
@@ -163,6 +171,22 @@ async def using() -> None:
     bound = plain.using(delay=60, key="k", headers={"trace": "1"}).using(eta=datetime.now(UTC))
     assert_type(await bound.enqueue(1, y=2), Job[int])
     assert_type(await with_context.using(queue="mail").enqueue(to="a"), Job[dict[str, int]])
+
+
+async def signing() -> None:
+    assert_type(plain.s(1), Sig[int])
+    assert_type(with_context.si(to="a").set(countdown=60), Sig[dict[str, int]])
+    assert_type(await plain.s(1, 2).enqueue(), Job[int])
+    assert_type(await (await plain.s(1, 2).delay()).wait(), int)
+    assert_type(plain.s(1, 2) | plain.s(3), Chain)
+    assert_type(plain.map([1, 2]), Group)
+    assert_type(group(plain.s(n) for n in range(3)), Group)
+    assert_type(chain([plain.s(1, 2), plain.s(3)]), Chain)
+    assert_type(chord([plain.s(1, 2)], without_context.s()), Chain)
+    flow = await chain(plain.s(1, 2), plain.s(3)).enqueue(headers={"a": "b"}, on_failure=plain.si(1, 2))
+    assert_type(flow, WorkflowJob)
+    assert_type(await flow.errors(), list[NodeFailure])
+    assert_type(Workflow().add("a", plain.s(1, 2)).add("b", plain.s(1), after="a"), Workflow)
 
 
 async def calling_in_place() -> None:

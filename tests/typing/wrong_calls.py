@@ -6,7 +6,7 @@ from typing import Any
 
 import saq.types
 
-from knapsaq import INJECTED, Context, Registry, scheduled_task, task
+from knapsaq import INJECTED, Context, Registry, Workflow, chain, scheduled_task, task
 
 registry = Registry()
 
@@ -64,6 +64,14 @@ async def results() -> None:
     _text: str = await (await add.using(key="k").enqueue(1, 2)).wait()  # type: ignore[assignment]
     await add(1, 2)  # type: ignore[misc]
     _missing_await: dict[str, Any] = send({}, to="a")  # type: ignore[assignment]
+
+
+async def signatures() -> None:
+    _number: int = await (await send.s(to="a").enqueue()).wait()  # type: ignore[assignment]
+    chain(add)  # type: ignore[arg-type]
+    add.s(1) | 5  # type: ignore[operator]
+    await chain(add.s(1, 2)).enqueue(heads={})  # type: ignore[call-arg]
+    Workflow().add("a", add.s(1, 2), on_failure="stop")  # type: ignore[arg-type]
 
 
 async def in_place() -> None:

@@ -10,6 +10,7 @@ import pytest
 import knapsaq
 from knapsaq import errors
 from knapsaq.errors import KnapsaqError, UnknownTaskError, nearest
+from knapsaq.workflow_errors import NodeFailure, WorkflowFailedError
 
 ARGUMENTS: dict[str, object] = {
     "str": "text",
@@ -18,6 +19,7 @@ ARGUMENTS: dict[str, object] = {
     "bool": True,
     "float": 1.5,
     "tuple[str, ...]": ("a", "b"),
+    "tuple[NodeFailure, ...]": (NodeFailure("a#1", "a", "ValueError: bad"),),
 }
 
 
@@ -94,3 +96,14 @@ class TestNearest:
         text = str(UnknownTaskError("zzz", tuple(f"task{number:03}" for number in range(1000))))
         assert "task009 and 990 more" in text
         assert "task010" not in text
+
+
+def test_a_failed_workflow_names_its_first_failures() -> None:
+    """Ten of them, each with its node, its task and its last line; the others are in ``failures``."""
+    failures = [NodeFailure(f"add#{number}", "add", f"Traceback\nValueError: {number}\n") for number in range(12)]
+    error = WorkflowFailedError.of("default:abc", failures)
+    assert str(error).startswith(
+        "workflow default:abc failed: add#0 (add): ValueError: 0; add#1 (add): ValueError: 1; "
+    )
+    assert str(error).endswith("add#9 (add): ValueError: 9; and 2 more")
+    assert error.failures == tuple(failures)

@@ -14,6 +14,10 @@
 | `saq:<queue>:dead:records` | hash | what each dead job's record was | replay, discard |
 | `saq:<queue>:dead:reasons` | hash | why it died, and the deaths of its workers | replay, discard |
 | `saq:<queue>:aborts` | hash | whether a running job is to end at once, and why | finish, one hour |
+| `saq:<queue>:flows` | set | ids of workflows that have not ended | empty |
+| `saq:<queue>:flow:<key>` | hash | a workflow's nodes and edges, see `lua/shared/flow.lua` | its ttl, after its end |
+| `saq:<queue>:flow:<key>:states` | hash | the state of each of its nodes | with it |
+| `saq:<queue>:flow:<key>:results` | hash | what its nodes returned, or failed with | with it |
 | `saq:<queue>:fired:<key>` | string | that a cron job of SAQ was queued for its due time | one day |
 | `saq:<queue>:schedules` | hash | what the code says of each schedule, and what operators changed | removed |
 | `saq:<queue>:schedules:due` | sorted set | schedules by the millisecond they are due at; no paused ones | removed |
@@ -25,6 +29,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple, Self
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +51,7 @@ class Keys:
     schedules_due: str = field(init=False)
     schedules_fires: str = field(init=False)
     schedules_wake: str = field(init=False)
+    flows: str = field(init=False)
     wake: str = field(init=False)
     saq_sweep_lock: str = field(init=False)
     saq_schedule_lock: str = field(init=False)
@@ -81,3 +87,19 @@ class Keys:
     def abort_mark(self, key: str) -> str:
         """Return the key of SAQ's abort mark, as ``Job.abort_id`` has it."""
         return f"saq:abort:{self.queue}:{key}"
+
+
+class FlowKeys(NamedTuple):
+    """The keys of one workflow, and of all that have not ended."""
+
+    flow: str
+    states: str
+    results: str
+    flows: str
+
+    @classmethod
+    def of(cls, flow: str) -> Self:
+        """Return the keys of the workflow ``<queue>:<key>``."""
+        queue, _, key = flow.partition(":")
+        name = f"saq:{queue}:flow:{key}"
+        return cls(name, f"{name}:states", f"{name}:results", f"saq:{queue}:flows")

@@ -18,11 +18,18 @@ Argument = str | bytes | int | float
 
 
 class Script:
-    """One Lua program; it is sent in full only when the server does not know it yet."""
+    """One Lua program; it is sent in full only when the server does not know it yet.
 
-    def __init__(self, name: str) -> None:
+    Args:
+        name: Its file's name.
+        shared: The names of files in ``lua/shared`` that are put before it, as scripts cannot include each other.
+    """
+
+    def __init__(self, name: str, *shared: str) -> None:
         self.name = name
-        self.source = files("knapsaq.redis").joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
+        folder = files("knapsaq.redis").joinpath("lua")
+        parts = [*(folder.joinpath("shared", f"{part}.lua") for part in shared), folder.joinpath(f"{name}.lua")]
+        self.source = "\n".join(part.read_text(encoding="utf-8") for part in parts)
         self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
     async def __call__(self, line: Line, keys: Sequence[str], args: Sequence[Argument]) -> Any:
@@ -34,10 +41,10 @@ class Script:
 
 
 enqueue = Script("enqueue")
-advance = Script("advance")
+advance = Script("advance", "flow")
 rescue = Script("rescue")
 lease = Script("lease")
-abort = Script("abort")
+abort = Script("abort", "flow")
 retry = Script("retry")
 update = Script("update")
 replay = Script("replay")
@@ -45,3 +52,8 @@ worker_info = Script("worker_info")
 schedules_due = Script("schedules_due")
 schedules_fire = Script("schedules_fire")
 schedules_write = Script("schedules_write")
+flow_start = Script("flow_start", "flow")
+flow_extend = Script("flow_extend", "flow")
+flow_retry = Script("flow_retry", "flow")
+flow_tell = Script("flow_tell", "flow")
+flow_results = Script("flow_results")

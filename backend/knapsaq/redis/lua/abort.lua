@@ -1,11 +1,11 @@
 -- End jobs on purpose: at once those that wait, through its worker one that runs.
 -- keys: queued active incomplete aborts crashes | job
--- args: reason terminate channel | aborted_payload ttl aborting_payload
+-- args: reason terminate channel now | aborted_payload ttl aborting_payload
 -- Returns for each job 'ended' (nothing changed), 'aborted' or 'aborting'.
 local queued, active, incomplete, aborts, crashes = unpack(KEYS, 1, 5)
-local reason, terminate, channel = unpack(ARGV, 1, 3)
+local reason, terminate, channel, now = unpack(ARGV, 1, 4)
 local OWN_KEYS = 5
-local OWN_ARGS = 3
+local OWN_ARGS = 4
 local KEPT_SECONDS = 3600
 local call = redis.call
 
@@ -32,6 +32,7 @@ local function finish(job, payload, ttl)
     call('DEL', job)
   end
   call('PUBLISH', job, 'aborted')
+  flow_step(job, 'a', cjson.encode(reason), now)
 end
 
 local answers, told = {}, false

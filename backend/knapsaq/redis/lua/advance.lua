@@ -8,7 +8,9 @@
 -- token is there; its head is verb, number, status and token with spaces between. A worker without a lease gets one before it claims, so that somebody watches every claim's owner.
 -- Verbs: stamp, finish and bury (number is the ttl), retry, release and snooze (number is the delay in seconds; a
 -- released job without one goes to the front, and a snoozed one leaves its crashes behind). A buried job is finished, and
--- its record as it was goes to the dead letters; the payload's first line is the reason. Of the
+-- its record as it was goes to the dead letters; the payload's first line is the reason. Behind finish and bury of a
+-- workflow's job stand /, its state and the length of what belongs to the job, which the payload has before what the
+-- workflow gets to know. Of the
 -- jobs with as many crashes as last_chance says a worker gets one at a time: the next crash tells for sure which job
 -- it was. The others wait a moment.
 local queued, active, incomplete, leases, claims, aborts, crashes, dead, records, reasons = unpack(KEYS, 1, 10)
@@ -76,7 +78,7 @@ local count = #KEYS - OWN_KEYS
 if count > 0 then
   local held = call('HMGET', claims, unpack(KEYS, OWN_KEYS + 1))
   local open = call('ZMSCORE', incomplete, unpack(KEYS, OWN_KEYS + 1))
-  local head, verb, number, status, token
+  local head, verb, number, status, token, state, size
   for i = 1, count do
     local job, at = KEYS[OWN_KEYS + i], OWN_ARGS + 2 * i - 1
     local payload = ARGV[at + 1]
@@ -84,6 +86,15 @@ if count > 0 then
       head = ARGV[at]
       verb, number, status, token = string.match(head, '^(%S+) (%S+) (%S+) (.+)$')
       number = tonumber(number)
+      state = nil
+      if string.find(verb, '/', 1, true) then
+        verb, state, size = string.match(verb, '^(%a+)/(%a)(%d+)$')
+        size = tonumber(size)
+      end
+    end
+    local told
+    if state then
+      payload, told = string.sub(payload, 1, size), string.sub(payload, size + 1)
     end
     settled[i] = 0
     if held[i] ~= token then
@@ -96,6 +107,7 @@ if count > 0 then
         if is_aborting(job) then
           keep(job, verb == 'finish' and payload, verb == 'finish' and number or ABORTED_SECONDS)
           call('PUBLISH', job, 'aborted')
+          flow_step(job, 'a', '"a program of SAQ aborted it"', now)
         end
       end
     elseif verb == 'stamp' then
@@ -118,6 +130,7 @@ if count > 0 then
           ended[#ended + 1] = job
           forget(job)
           keep(job, payload, number)
+          if state then flow_step(job, state, told, now) end
         else
           call('SET', job, payload)
           if verb == 'snooze' and some_crashed then call('HDEL', crashes, job) end
@@ -193,6 +206,7 @@ while ids do
       call('ZREM', incomplete, job)
       call('HDEL', claims, job)
       forget(job)
+      flow_step(job, 'f', '"its record is gone"', now)
     elseif not scores[i] or (held[i] and call('LPOS', active, job)) or seen[job] then
       -- Ended, or in the queue twice and running.
       if not scores[i] then

@@ -1,0 +1,67 @@
+"""Slots: a job's place among those that its worker runs at once, which it gives up while it waits for other jobs.
+
+Where in the flow: whoever waits for a job or a workflow inside a task comes by here. To hold the slot would lock a
+worker up whose jobs all wait for jobs that only it could run; to refuse would forbid what is often right. So the slot
+goes to another job meanwhile. The one that has waited goes on at once, so that for a moment there may be one more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+
+class Slots:
+    """The slots of one worker.
+
+    Args:
+        on_freed: Called when there is room for another job.
+
+    Attributes:
+        freed: How many jobs wait for others.
+    """
+
+    def __init__(self, on_freed: Callable[[], object]) -> None:
+        self.freed = 0
+        self._on_freed = on_freed
+
+    def enter(self) -> None:
+        """Give the code that runs from here on, and all tasks that it starts, a slot."""
+        _current.set(_Slot(self))
+
+    def give(self) -> None:
+        """Take back what a job gives up."""
+        self.freed += 1
+        self._on_freed()
+
+
+class _Slot:
+    """One job's slot; several parts of a job may wait at once."""
+
+    __slots__ = ("slots", "waiting")
+
+    def __init__(self, slots: Slots) -> None:
+        self.slots = slots
+        self.waiting = 0
+
+
+_current: ContextVar[_Slot | None] = ContextVar("slot", default=None)
+
+
+@contextmanager
+def given_up() -> Iterator[None]:
+    """Give up the slot of the job that runs here, if any, while the block runs."""
+    slot = _current.get()
+    if slot is None:
+        yield
+        return
+    slot.waiting += 1
+    if slot.waiting == 1:
+        slot.slots.give()
+    try:
+        yield
+    finally:
+        slot.waiting -= 1
+        if not slot.waiting:
+            slot.slots.freed -= 1
