@@ -41,6 +41,21 @@ def lineage(ctx: Context) -> list[Any]:
 
 
 @process
+def counting(ctx: Context, notes: str) -> str:
+    for number in range(500):
+        ctx.set_progress(number, 1000, file=f"{number}.csv")
+    while not Path(notes).exists():
+        time.sleep(0.01)
+    ctx.set_progress(1000, 1000)
+    return "done"
+
+
+@process
+def misreporting(ctx: Context) -> None:
+    ctx.set_progress(-1, 10)
+
+
+@process
 def reaches_out(ctx: Context) -> None:
     ctx.queue.enqueue("whoami")
 

@@ -2,12 +2,14 @@
 
 Where in the flow: ``children`` starts such processes and asks them, one call at a time. The function is found by its
 module and its name, arguments come and results go as JSON. A line to the worker, a socket, says when the
-function begins, carries log records, and tells of an order to end; where the worker is gone, the process ends.
+function begins, carries log records and how far it is, and tells of an order to end; where the worker is gone, the
+process ends.
 
 Invariants, each a test in ``tests/redis/test_children.py``:
 
 * a function does not begin before the worker has said so, nor after the worker has given it up;
-* the process ends with its worker, and when nobody has used it for a while.
+* the process ends with its worker, and when nobody has used it for a while;
+* the newest progress is told within a tenth of a second, and the last of all with the reply.
 """
 
 from __future__ import annotations
@@ -15,12 +17,14 @@ from __future__ import annotations
 import contextlib
 import importlib
 import logging
+import math
 import os
 import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Awaitable, Callable, Iterator
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -31,6 +35,7 @@ from knapsaq.errors import SoftTimeLimitExceeded, TaskDefinitionError
 from knapsaq.job import META_KEY, Job
 from knapsaq.lineage import CORRELATION, origin
 from knapsaq.outcomes import Discard, Retry, Snooze, TaskSignal, error_text, storable, succeeded
+from knapsaq.progress import NO_TURN, WRITE_SECONDS, put
 from knapsaq.registry import get_registry
 from knapsaq.wiring import AnyTask
 
@@ -82,6 +87,7 @@ class Reply(msgspec.Struct):
         error: A traceback, or a reason to discard.
         again: Whether the task's options would have an attempt with this error repeated.
         told: Whether the function has heard that it is to end.
+        progress: How far it was at last, as ``Job.progress_meta`` has it.
     """
 
     result: Any = None
@@ -91,9 +97,10 @@ class Reply(msgspec.Struct):
     error: str | None = None
     again: bool = False
     told: bool = False
+    progress: dict[str, Any] = {}
 
 
-class Line(msgspec.Struct):
+class Line(msgspec.Struct, tag="log"):
     """A log record on its way to the worker."""
 
     name: str
@@ -104,8 +111,23 @@ class Line(msgspec.Struct):
     correlation_id: str | None = None
 
 
+class Progress(msgspec.Struct, tag="progress"):
+    """How far the job is, on its way to the worker."""
+
+    details: dict[str, Any]
+
+
 class ProcessContext(Context):
     """The context in a process: it has ``job``, as far as that can be known there, and ``task``, but no connection."""
+
+    on_progress: Callable[[], None] | None = None
+
+    def set_progress(self, current: float, total: float, **meta: Any) -> Awaitable[None]:
+        """Tell how far the job is, without ``await``; the worker writes it."""
+        put(self.job, self.task.name, current, total, meta)
+        if self.on_progress is not None:
+            self.on_progress()
+        return NO_TURN
 
     @property
     def called_directly(self) -> bool:
@@ -165,6 +187,9 @@ class _Call:
             request.task, key=request.key, attempts=request.attempts, meta={META_KEY: request.extras}
         )
         self._ended = False
+        self._sending = threading.Lock()
+        self._reported_at = -math.inf
+        self._reporting: threading.Timer | None = None
 
     def run(self) -> Reply:
         try:
@@ -186,7 +211,7 @@ class _Call:
         except BaseException as error:  # noqa: BLE001 - likewise
             reply = Reply(error=error_text(error), again=task.options.retries_after(error))
         self._hang_up()
-        reply.told = self._job.told
+        reply.told, reply.progress = self._job.told, dict(self._job.progress_meta)
         return reply
 
     def _prepared(self) -> tuple[AnyTask, Callable[[], Any]]:
@@ -194,7 +219,9 @@ class _Call:
         task = locate(request.task, request.module, request.qualname)
         args, kwargs = task.signature.unbind(request.kwargs, {})
         if task.takes_context:
-            args = (ProcessContext(job=self._job, task=task), *args)
+            ctx = ProcessContext(job=self._job, task=task)
+            ctx.on_progress = self._report
+            args = (ctx, *args)
         return task, lambda: task.function(*args, **kwargs)
 
     def _said_go(self) -> bool:
@@ -218,8 +245,33 @@ class _Call:
                 os._exit(1)
             self._job.interrupted = True
 
+    def _report(self) -> None:
+        """Tell how far it is soon; the line is not flooded, and the newest value is not forgotten."""
+        if self._reporting is not None:
+            return
+        left = self._reported_at + WRITE_SECONDS - time.monotonic()
+        if left <= 0:
+            self._send_progress()
+            return
+        self._reporting = threading.Timer(left, self._send_progress)
+        self._reporting.daemon = True
+        self._reporting.start()
+
+    def _send_progress(self) -> None:
+        self._reporting, self._reported_at = None, time.monotonic()
+        if not self._ended:
+            with contextlib.suppress(OSError):  # the worker is gone, and so will be the process
+                self._send(Progress(dict(self._job.progress_meta)))
+
+    def _send(self, message: Line | Progress) -> None:
+        text = msgspec.json.encode(message) + b"\n"
+        with self._sending:
+            self._line.sendall(text)
+
     def _hang_up(self) -> None:
         self._ended = True
+        if self._reporting is not None:
+            self._reporting.cancel()
         with contextlib.suppress(OSError):
             self._line.shutdown(socket.SHUT_RDWR)
 
@@ -228,7 +280,7 @@ class _Call:
         """Hand log records to the worker, as what a process writes is not to be seen."""
         for name, level in self._request.levels.items():
             logging.getLogger(name or None).setLevel(level)
-        handler = _ToWorker(self._line)
+        handler = _ToWorker(self._send)
         logging.getLogger().addHandler(handler)
         try:
             yield
@@ -253,15 +305,15 @@ class _Call:
 class _ToWorker(logging.Handler):
     """Sends log records over a line."""
 
-    def __init__(self, line: socket.socket) -> None:
+    def __init__(self, send: Callable[[Line], None]) -> None:
         super().__init__()
-        self._line = line
+        self._send = send
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
             text = storable(self.format(record))[:MAX_LOGGED_CHARACTERS]
             extras = {name: value for name in LOGGED if isinstance(value := vars(record).get(name), str)}
-            self._line.sendall(msgspec.json.encode(Line(record.name, record.levelno, text, **extras)) + b"\n")
+            self._send(Line(record.name, record.levelno, text, **extras))
         except Exception:  # noqa: BLE001 - a record that cannot be told must not end the function
             self.handleError(record)
 

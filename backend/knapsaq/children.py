@@ -29,6 +29,7 @@ from knapsaq.errors import ProcessDiedError, TaskProcessError
 from knapsaq.job import HEADERS, PARENT, ROOT, Job, new_key
 from knapsaq.lineage import origin
 from knapsaq.outcomes import Discard, Elsewhere, Retry, Snooze, Succeeded, TaskSignal
+from knapsaq.progress import Reporter, is_running, put
 from knapsaq.task import Task
 
 BEGUN_SECONDS = 60.0
@@ -157,7 +158,11 @@ class Children:
                 origin.set(call.job)  # as its records are logged here
                 call.begin(writer)
                 async for line in reader:
-                    _log(msgspec.json.decode(line, type=child.Line))
+                    match msgspec.json.decode(line, type=child.Line | child.Progress):
+                        case child.Line() as record:
+                            _log(record)
+                        case child.Progress(details) if call.id in self._calls:
+                            call.report(details)
         except (OSError, ValueError, msgspec.MsgspecError) as error:
             events.duty_failed("the line to a process", error)
         finally:
@@ -191,6 +196,7 @@ class _Call:
         self.has_begun = False
         self.begun: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._hears = hears
+        self._reporter = Reporter(job, asyncio.get_running_loop())
         self._writer: asyncio.StreamWriter | None = None
 
     def begin(self, writer: asyncio.StreamWriter) -> None:
@@ -203,6 +209,12 @@ class _Call:
             self.job.deadline.go_on()
         if self._hears:
             self.job.listener = self
+
+    def report(self, details: dict[str, Any]) -> None:
+        """Write how far the function is."""
+        if is_running(self.job):
+            _put(self.job, details)
+            self._reporter.changed()
 
     def interrupt(self) -> None:
         """Tell the function that it is to end."""
@@ -239,6 +251,8 @@ def _request(
 def _answered(job: Job[Any], answer: bytes) -> TaskSignal:
     reply = msgspec.json.decode(answer, type=child.Reply)
     job.told = job.told or reply.told
+    if reply.progress:
+        _put(job, reply.progress)
     error = TaskProcessError(job.function, reply.error or "", reply.again)
     if reply.signal == "retry":
         return Retry(reply.after, error)
@@ -249,6 +263,12 @@ def _answered(job: Job[Any], answer: bytes) -> TaskSignal:
     if reply.error is not None:
         raise error
     return Elsewhere(Succeeded(reply.result, reply.problem))
+
+
+def _put(job: Job[Any], details: dict[str, Any]) -> None:
+    """Put on a job what a process has told of its progress, and has checked."""
+    own = {name: value for name, value in details.items() if name not in {"current", "total"}}
+    put(job, job.function, details["current"], details["total"], own)
 
 
 def _log(line: child.Line) -> None:

@@ -137,6 +137,22 @@ class TestCalls:
         facts = vars(record)
         assert (facts["job"], facts["task"], facts[CORRELATION]) == (job.key, "lineage", "c-1")
 
+    async def test_its_progress_is_seen_while_it_runs_and_at_its_end(
+        self, client: Client, queue: Queue, notes: Path
+    ) -> None:
+        """The newest value is told though the function then works on in silence; the last one comes with the end."""
+        job = await tasks.counting.enqueue(str(notes))
+        async for update in job.updates():
+            if dict(update.meta) == {"current": 499, "total": 1000, "file": "499.csv"}:
+                assert update.progress == 0.499
+                await anyio.Path(notes).write_text("go on")
+        assert (update.ended, update.progress, dict(update.meta)) == (True, 1.0, {"current": 1000, "total": 1000})
+
+    async def test_progress_that_is_none_is_the_functions_own_error(self, client: Client) -> None:
+        """Where it calls."""
+        with pytest.raises(JobFailedError, match="argument 'current'"):
+            await (await tasks.misreporting.enqueue()).wait(PATIENCE)
+
     async def test_middlewares_around_it_see_values_and_signals_as_everywhere(
         self, client: Client, notes: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
