@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, NamedTuple, Protocol, TypeAlias, Unpack, runtime_checkable
 
@@ -214,6 +215,8 @@ class Schedules:
             InvalidArgumentsError: The task cannot take the arguments.
             ScheduleError: There is a schedule of that name.
         """
+        if not isinstance(task, (str, Task)):
+            raise OptionError(f"schedule {name!r}", "task", task, "a task, or the name of one")
         own = self._tasks.find(task) if isinstance(task, str) else task
         place = queue or (own.options.queue if own else None)
         if place is None:
@@ -237,14 +240,14 @@ class Schedules:
         return await self.get(name)
 
     async def remove(self, name: str) -> None:
-        """Remove a schedule that was added at run time.
+        """Remove a schedule that was added at run time, or that this program's code does not have any more.
 
         Raises:
-            ScheduleError: It is in the code.
+            ScheduleError: It is in the code of this program.
         """
 
         def nothing(found: _Found) -> None:
-            if found.record.code is not None:
+            if found.record.code is not None and self._tasks.find_schedule(name):
                 where = found.record.module or "the code"
                 raise ScheduleError(name, f"it is defined in {where}; pause it, or take it out there")
 
@@ -299,6 +302,7 @@ class Schedules:
             if not own:
                 queues = " and ".join(repr(found[0]) for found in holders)
                 raise ScheduleError(name, f"queues {queues} have one each; connect with one of them in KNAPSAQ_QUEUES")
+            events.schedule_ambiguous(name, own[0][0], tuple(found[0] for found in holders if found not in own))
             holders = own
         queue, now_ms, held = holders[0]
         try:
@@ -315,8 +319,11 @@ class Schedules:
 
     def _entry(self, queue: str, held: Held, record: Record) -> ScheduleEntry:
         code = self._tasks.find_schedule(held.name)
-        if code is None or code[0].options.queue != queue:
+        if code is None:
             return ScheduleEntry.of(queue, held, record, None)
+        if code[0].options.queue != queue:
+            entry = ScheduleEntry.of(queue, held, record, None)
+            return replace(entry, differs=not entry.added and record.task == code[0].name)
         timezone = self._keeper().schedule_stores[queue].timezone
         return ScheduleEntry.of(queue, held, record, coded(*code, timezone))
 

@@ -41,6 +41,7 @@ CLOCK_SECONDS = 0.02  # between two looks at a clock that a test moves
 ROWS_A_CALL = 500
 BYTES_A_CALL = 4 * 1024 * 1024
 ATTEMPTS = 20  # how often what is stored may change while a worker brings it up to date
+MISSED, TOO_MANY = "missed: no worker ran in time", "missed: too many at once"
 FILE = "file:"
 FIRED = re.compile(rb"fired (?P<earliest>\d*) (?P<now>\d+) (?P<worker>.+)")
 
@@ -50,7 +51,7 @@ class Scheduler:
 
     Args:
         queue: The queue.
-        tasks: The tasks whose schedules this program has; those of other queues are left out.
+        tasks: The tasks whose schedules this program has; those of other queues are not fired.
         worker: Who fires, unlike all others.
 
     Raises:
@@ -60,12 +61,15 @@ class Scheduler:
     def __init__(self, queue: Queue, tasks: Iterable[Task[..., Any, Any]], worker: str = "") -> None:
         self._queue, self._store = queue, queue.schedules
         self._worker = worker or f"{id(self):x}"
-        self._tasks = {one.name: task for task in tasks if task.options.queue == queue.name for one in task.schedules}
-        self._code = {
+        self._tasks = {one.name: task for task in tasks for one in task.schedules}
+        every = {
             schedule.name: coded(task, schedule, self._store.timezone)
             for task in dict.fromkeys(self._tasks.values())
             for schedule in task.schedules
         }
+        self._places = {name: self._tasks[name].options.queue for name in every}
+        self._code = {name: code for name, code in every.items() if self._places[name] == queue.name}
+        self._elsewhere = {name: code for name, code in every.items() if name not in self._code}
         self._reconciled = False
         self._goes_first = False
         self._news = asyncio.Event()
@@ -113,6 +117,8 @@ class Scheduler:
         for _ in range(ATTEMPTS):
             now_ms, held = await self._store.read()
             before = {one.name: one for one in held}
+            if await self._move(now_ms, before):
+                continue
             changes = [*self._changes(now_ms, before)]
             answers = await self._store.write(changes)
             for change, stored in zip(changes, answers, strict=True):
@@ -122,6 +128,29 @@ class Scheduler:
                 break
         self._reconciled = True
         self._look = True
+
+    async def _move(self, now_ms: int, held: dict[str, Held]) -> bool:
+        """Let schedules whose tasks have changed their queue keep their due times and what operators have changed."""
+        moved, here = False, self._queue.name
+        arriving = [name for name in self._code if name not in held]
+        for other in self._store.others if arriving else ():
+            for one in await self._store.read_in(other, arriving):
+                moved |= await self._moved(one, other, here, self._code[one.name], now_ms)
+        for name in held.keys() & self._elsewhere.keys():
+            if self._places[name] in self._store.others:
+                moved |= await self._moved(held[name], here, self._places[name], self._elsewhere[name], now_ms)
+        return moved
+
+    async def _moved(self, held: Held, source: str, target: str, code: Record, now_ms: int) -> bool:
+        before = _readable(held)
+        if before is None or before.code is None or before.task != code.task or not _was_ours(before.module):
+            return False
+        record = msgspec.structs.replace(code, edit=before.edit)
+        change = Change(held.name, held.version, record, _next_due(record, before, held, now_ms))
+        if not await self._store.move(source, target, change):
+            return False
+        events.schedule_moved(held.name, source, target)
+        return True
 
     def _changes(self, now_ms: int, held: dict[str, Held]) -> Iterator[Change]:
         for name, code in self._code.items():
@@ -178,7 +207,10 @@ class Scheduler:
         self._note(shot.now_ms, shot.earliest_ms)
         self._goes_first |= any(shot.answers)
         for row, answer in zip(rows, shot.answers, strict=True):
-            if answer == 2:  # noqa: PLR2004 - see the script
+            if answer == 1 and row.note in (MISSED, TOO_MANY):
+                moment = from_ms(row.moment_ms).isoformat()
+                events.schedule_missed(self._queue.name, row.held.name, moment, row.note == TOO_MANY)
+            elif answer == 2:  # noqa: PLR2004 - see the script
                 events.schedule_skipped(self._queue.name, row.held.name)
         return sum(answer == 1 and bool(row.payload) for row, answer in zip(rows, shot.answers, strict=True))
 
@@ -204,9 +236,7 @@ class Scheduler:
     def _missed(self, held: Held, reckoned: Reckoning, *, overlap: bool) -> list[Row]:
         if reckoned.missed_ms is None:
             return []
-        moment = from_ms(reckoned.missed_ms)
-        events.schedule_missed(self._queue.name, held.name, moment.isoformat(), reckoned.dropped)
-        note = "missed: too many at once" if reckoned.dropped else "missed: no worker ran in time"
+        note = TOO_MANY if reckoned.dropped else MISSED
         key = key_of(held.name, reckoned.missed_ms)
         return [Row(held, reckoned.next_ms, overlap, reckoned.missed_ms, key, note)]
 

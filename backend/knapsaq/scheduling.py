@@ -22,6 +22,7 @@ from knapsaq.job import Job
 from knapsaq.reading import ReadingQueue
 from knapsaq.redis import scripts
 from knapsaq.redis.connection import broker_errors
+from knapsaq.redis.keys import Keys
 from knapsaq.redis.line import text
 
 DUE_A_CALL = WRITTEN_A_CALL = 500
@@ -74,6 +75,11 @@ class ScheduleStore:
         self._queue = queue
         self.timezone = queue.settings.timezone
 
+    @property
+    def others(self) -> tuple[str, ...]:
+        """The names of the other queues that are connected."""
+        return tuple(name for name in self._queue.settings.queues if name != self._queue.name)
+
     async def due(self) -> Due:
         """Return up to 500 schedules that are due, the oldest first."""
         queue, keys = self._queue, self._queue.keys
@@ -110,10 +116,7 @@ class ScheduleStore:
                 raws, dues, now_ms = await asyncio.gather(
                     ask("HMGET", keys.schedules, *names), ask("ZMSCORE", keys.schedules_due, *names), self._now_ms()
                 )
-                return now_ms, [
-                    Held(name, raw or b"", None if due is None else int(float(due)))
-                    for name, raw, due in zip(names, raws, dues, strict=True)
-                ]
+                return now_ms, _held(names, raws, dues)
             # In this order: what fires in between has a due time that is too old, and is refused where it matters.
             scores, pairs, now_ms = await asyncio.gather(
                 ask("ZRANGE", keys.schedules_due, 0, -1, "WITHSCORES"), ask("HGETALL", keys.schedules), self._now_ms()
@@ -122,6 +125,27 @@ class ScheduleStore:
         return now_ms, [
             Held(text(name), raw, found.get(name)) for name, raw in zip(pairs[::2], pairs[1::2], strict=True)
         ]
+
+    async def read_in(self, other: str, names: Sequence[str]) -> list[Held]:
+        """Return what another queue holds of the names."""
+        keys, ask = Keys(other), self._queue.line.execute
+        with broker_errors(self._queue.settings.redacted_broker_url):
+            raws, dues = await asyncio.gather(
+                ask("HMGET", keys.schedules, *names), ask("ZMSCORE", keys.schedules_due, *names)
+            )
+        return _held(names, raws, dues)
+
+    async def move(self, source: str, target: str, change: Change) -> bool:
+        """Move a schedule from one queue to another, in one step, and tell whether it was not refused."""
+        if change.record is None:
+            return False
+        old, new = Keys(source), Keys(target)
+        keys = [old.schedules, old.schedules_due, old.schedules_fires]
+        keys += [new.schedules, new.schedules_due, new.schedules_fires]
+        args: list[scripts.Argument] = [old.schedules_wake, new.schedules_wake, change.name, change.version]
+        args += (change.record.encode(), "" if change.due_ms is None else change.due_ms)
+        with broker_errors(self._queue.settings.redacted_broker_url):
+            return bool(await scripts.schedules_move(self._queue.line, keys, args))
 
     async def is_empty(self) -> bool:
         """Tell whether there are no schedules at all, as after Redis has lost its data."""
@@ -172,3 +196,10 @@ class ScheduleStore:
             return self._queue.clock()
         seconds, microseconds = await self._queue.line.execute("TIME")
         return int(seconds) * 1000 + int(microseconds) // 1000
+
+
+def _held(names: Sequence[str], raws: Sequence[bytes | None], dues: Sequence[bytes | None]) -> list[Held]:
+    return [
+        Held(name, raw or b"", None if due is None else int(float(due)))
+        for name, raw, due in zip(names, raws, dues, strict=True)
+    ]

@@ -508,6 +508,7 @@ class TestBuilder:
             (lambda builder: builder.set_timezone("Mars"), "TIMEZONE is 'Mars'"),
             (lambda builder: builder.set_concurrency(0), "CONCURRENCY is 0"),
             (lambda builder: builder.set_queues([]), "at least one name"),
+            (lambda builder: builder.set_queues(None), "names of queues"),
             (lambda builder: builder.set_queues(["a b"]), "'a b' is not"),
             (lambda builder: builder.set_settings({}), "an instance of knapsaq.Settings"),
             (lambda builder: builder.set_registry({}), "an instance of knapsaq.Registry"),

@@ -8,8 +8,10 @@ import types
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from tests.support import eventually, left_behind, lists, working
 
@@ -232,7 +234,8 @@ class TestFiring:
         @registry.scheduled_task(every=HOUR)
         async def report(day: int) -> None: ...
 
-        with pytest.raises(InvalidArgumentsError, match="'day'"):
+        place = rf"schedule 'report', defined at .*{Path(__file__).name}:\d+: task 'report', argument 'day'"
+        with pytest.raises(InvalidArgumentsError, match=place):
             Scheduler(queue, [report])
 
     async def test_more_than_a_call_carries_all_fire(
@@ -296,6 +299,20 @@ class TestOverlap:
 
 
 class TestMisfire:
+    async def test_only_who_fires_tells_what_was_missed(
+        self, queue: Queue, define: Define, clock: ManualClock, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A fleet that starts again does not tell it once a worker."""
+        tick = define(every=HOUR, misfire="skip")
+        schedulers = [Scheduler(queue, [tick]) for _ in range(3)]
+        for scheduler in schedulers:
+            await scheduler.run_once()
+        clock.advance(1.5 * HOUR)
+        due = await queue.schedules.due()
+        for scheduler in schedulers:
+            await scheduler._fire(due.now_ms, due.held)
+        assert caplog.text.count("give no job: no worker ran in time") == 1
+
     @pytest.mark.parametrize(
         ("given", "away", "expected"),
         [
@@ -439,6 +456,56 @@ class TestDeployments:
         clock.advance(HOUR)
         counts = [await Scheduler(queue, [moved]).run_once() for queue in client.queues.values()]
         assert counts == [0, 1]
+
+    @pytest.mark.parametrize("order", [("default", "mail"), ("mail", "default"), ("mail",), ("default",)])
+    async def test_what_was_changed_by_hand_goes_with_a_task_to_its_new_queue(
+        self, client: Client, define: Define, registry: Registry, clock: ManualClock, order: tuple[str, ...]
+    ) -> None:
+        """Whichever queue's worker starts first: it stays paused, and is in one queue alone."""
+        await Scheduler(client.queue(), [define(every=HOUR)]).run_once()
+        await registry.schedules.set("tick", jitter=5)
+        await registry.schedules.pause("tick")
+        moved = define(every=HOUR, queue="mail")
+        assert (await registry.schedules.get("tick")).differs
+        for name in order:
+            await Scheduler(client.queue(name), [moved]).run_once()
+        [entry] = await registry.schedules.list()
+        assert (entry.queue, entry.enabled, entry.differs) == ("mail", False, False)
+        assert set(entry.edited) == {"enabled", "jitter"}
+        clock.advance(HOUR)
+        assert [await Scheduler(queue, [moved]).run_once() for queue in client.queues.values()] == [0, 0]
+
+    async def test_due_times_missed_while_a_task_changes_its_queue_are_made_up_for(
+        self, client: Client, define: Define, clock: ManualClock
+    ) -> None:
+        """The due time goes with the schedule, and one that has fired does not fire again."""
+        scheduler = Scheduler(client.queue(), [define(every=HOUR)])
+        await scheduler.run_once()
+        clock.advance(HOUR)
+        assert await scheduler.run_once() == 1
+        clock.advance(1.5 * HOUR)
+        mail = client.queue("mail")
+        moved = define(every=HOUR, queue="mail")
+        assert await Scheduler(mail, [moved]).run_once() == 1
+        assert await fired(mail) == hours(2)
+        await mail.redis.zadd(mail.keys.schedules_due, {"tick": hours(1)[0]})
+        assert await Scheduler(mail, [moved]).run_once() == 0
+
+    async def test_the_schedule_of_another_task_in_another_queue_is_left_alone(
+        self, client: Client, define: Define, registry: Registry
+    ) -> None:
+        """Two services may give their schedules the same name."""
+        _ = define(every=HOUR)
+        mail, tick = client.queue("mail"), define(every=HOUR)
+        await Scheduler(client.queue(), [tick]).run_once()
+        _, [held] = await client.queue().schedules.read()
+        other = msgspec.structs.replace(Record.decode(held.raw), task="other", module="other_service.tasks")
+        await client.queue().schedules.write([Change("tick", held.version, other, KEEP)])
+        await Scheduler(mail, [define(every=HOUR, queue="mail")]).run_once()
+        assert [(one.queue, one.task) for one in await registry.schedules.list()] == [
+            ("default", "other"),
+            ("mail", "tick"),
+        ]
 
     async def test_what_an_operator_changed_survives(
         self, queue: Queue, define: Define, registry: Registry, clock: ManualClock

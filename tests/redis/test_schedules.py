@@ -398,6 +398,20 @@ class TestAdding:
         with pytest.raises(ScheduleError, match="added at run time"):
             await schedules.reset("new")
 
+    async def test_what_has_left_the_code_can_be_removed(
+        self, schedules: Schedules, registry: Registry, queue: Queue
+    ) -> None:
+        """Also where no worker can tell that it was this program's, as its module is not imported any more."""
+        registry.clear()
+        await schedules.remove("report")
+        assert await raw(queue) == ({}, [], {})
+
+    async def test_a_task_is_a_task_or_a_name(self, schedules: Schedules) -> None:
+        """A function that is none is told."""
+        wrong: Any = len
+        with pytest.raises(OptionError, match="a task, or the name of one"):
+            await schedules.add("new", wrong, every=60)
+
 
 CALLS: dict[str, Callable[[Schedules], Awaitable[Any]]] = {
     "get": lambda schedules: schedules.get("reprot"),
@@ -430,13 +444,14 @@ class TestNames:
             await calls[call](registry.schedules)
 
     async def test_of_two_queues_with_one_name_this_programs_is_meant(
-        self, schedules: Schedules, client: Client, registry: Registry
+        self, schedules: Schedules, client: Client, registry: Registry, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """Without one in the code it is not guessed."""
+        """Which is told; without one in the code it is not guessed."""
         _, [held] = await client.queue().schedules.read()
         record = Record(task="other", code=Record.decode(held.raw).code)
         await client.queue("mail").schedules.write([Change("report", "", record, KEEP)])
         assert (await schedules.get("report")).queue == "default"
+        assert "report is in queue mail too; this is about queue default" in caplog.text
         registry.clear()
         with pytest.raises(ScheduleError, match="queues 'default' and 'mail' have one each"):
             await schedules.get("report")

@@ -128,6 +128,9 @@ KEYS = {
     "schedules": text("saq:default:schedules"),
     "due": text("saq:default:schedules:due"),
     "fires": text("saq:default:schedules:fires"),
+    "schedules_to": text("saq:mail:schedules"),
+    "due_to": text("saq:mail:schedules:due"),
+    "fires_to": text("saq:mail:schedules:fires"),
     "job": text("saq:job:default:.+"),
     "mark": text("saq:abort:.+|saq:default:fired:.+"),
 }
@@ -159,6 +162,7 @@ INFO_ARGS = {"payload": text(r"\{.*\}")}
 SCHEDULE_ARGS = {
     "limit": number(least=1),
     "pushes": text("saq:default:schedules:wake"),
+    "pushes_to": text("saq:mail:schedules:wake"),
     "name": text("hourly"),
     "due": MILLISECOND,
     "version": text("([0-9a-f]{40})?"),
@@ -170,7 +174,7 @@ SCHEDULE_ARGS = {
     "payload": text(r"(\{.+\})?"),
 }
 OWN_ARGS = {"worker_info": INFO_ARGS} | dict.fromkeys(
-    ("schedules_due", "schedules_fire", "schedules_write"), SCHEDULE_ARGS
+    ("schedules_due", "schedules_fire", "schedules_write", "schedules_move"), SCHEDULE_ARGS
 )
 
 
@@ -254,6 +258,16 @@ async def write_schedules(queue: Queue) -> None:
     assert await queue.schedules.read() == (ANY, [])
 
 
+async def move_schedule(queue: Queue) -> None:
+    await fire_schedule(queue)
+    _, [held] = await queue.schedules.read("hourly")
+    change = Change("hourly", held.version, Record.decode(held.raw), KEEP)
+    assert await queue.schedules.move("default", "mail", change)
+    assert not await queue.schedules.move("default", "mail", change)
+    assert await queue.schedules.read_in("mail", ["hourly"]) == [held]
+    assert await queue.schedules.read() == (ANY, [])
+
+
 OPERATIONS: dict[str, Callable[[Queue], Awaitable[None]]] = {
     "enqueue": enqueue_jobs,
     "advance": advance_jobs,
@@ -266,6 +280,7 @@ OPERATIONS: dict[str, Callable[[Queue], Awaitable[None]]] = {
     "schedules_due": fire_schedule,
     "schedules_fire": fire_schedule,
     "schedules_write": write_schedules,
+    "schedules_move": move_schedule,
 }
 
 
