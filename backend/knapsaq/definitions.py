@@ -139,6 +139,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, dict
             changed = {field for field, value in fields.items() if value != getattr(self.code, field)}
             # One without the other would not go together with the next version of the code.
             changed |= {"cron", "every"} if changed & {"cron", "every"} else set()
+            changed |= {"misfire", "overlap"} if changed & {"misfire", "overlap"} else set()
             fields = {field: value for field, value in fields.items() if field in changed}
         return msgspec.structs.replace(self, edit=fields)
 
@@ -263,7 +264,7 @@ def coded(task: Task[..., Any, Any], schedule: Schedule, default_timezone: str) 
     with naming(task, schedule.name):
         kwargs = task.signature.bind(schedule.args, schedule.kwargs, task.injected)
     definition = Definition.of(schedule, kwargs, default_timezone)
-    return Record(task=task.name, fields=dict(task.job_fields), module=task.module, code=definition)
+    return Record(task=task.name, fields=dict(task.job_fields), module=schedule.module or task.module, code=definition)
 
 
 def bound(

@@ -186,13 +186,21 @@ class Schedules:
         found = await self._find(name)
         effective, moments, now_ms = found.record.effective, [], found.now_ms
         for _ in itertools.repeat(None, n):
-            now_ms = effective.timetable.next_after(now_ms)
-            moments.append(from_ms(now_ms + effective.delay_ms(name, now_ms)))
+            try:
+                now_ms = effective.timetable.next_after(now_ms)
+                moments.append(from_ms(now_ms + effective.delay_ms(name, now_ms)))
+            except (ValueError, OverflowError):
+                break  # after the year 9999
         return moments
 
-    async def fires(self, name: str) -> Fires:
-        """Return the last ten due times that have passed, the newest first, with what became of their jobs."""
-        found = await self._find(name)
+    async def fires(self, name: str, queue: str | None = None) -> Fires:
+        """Return the last ten due times that have passed, the newest first, with what became of their jobs.
+
+        Args:
+            name: The schedule's name.
+            queue: Where it is; needed only while several queues have one of the name.
+        """
+        found = await self._find(name, queue)
         history = await found.store.history(name)
         jobs = iter(await found.store.jobs([fired.key for fired in history if fired.key]))
         return [ScheduleFire.of(fired, next(jobs) if fired.key else None) for fired in history]
@@ -292,8 +300,8 @@ class Schedules:
                 return
         raise ScheduleError(name, "others change it all the time; try again")
 
-    async def _find(self, name: str) -> _Found:
-        holders = [found for found in await self._look(name) if found[2].raw]
+    async def _find(self, name: str, queue: str | None = None) -> _Found:
+        holders = [found for found in await self._look(name) if found[2].raw and queue in (None, found[0])]
         if not holders:
             raise UnknownScheduleError(name, tuple(entry.name for entry in await self.list()))
         if len(holders) > 1:
@@ -360,4 +368,6 @@ def _due(found: _Found, record: Record) -> int | str | None:
         return None
     if counts.fires_like(found.record.effective) and found.held.due_ms is not None:
         return KEEP
+    if found.record.effective.enabled and found.held.due_ms is not None and found.held.due_ms <= found.now_ms:
+        return KEEP  # it has come, and is about to fire
     return counts.timetable.next_after(found.now_ms)

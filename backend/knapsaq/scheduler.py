@@ -27,7 +27,7 @@ import msgspec
 
 from knapsaq import events
 from knapsaq.definitions import KEEP, UNREADABLE, Change, Held, Reckoning, Record, bound, coded, reckon
-from knapsaq.errors import InvalidArgumentsError
+from knapsaq.errors import InvalidArgumentsError, PayloadTooLargeError
 from knapsaq.queue import Queue
 from knapsaq.scheduling import Row
 from knapsaq.task import Task
@@ -71,6 +71,7 @@ class Scheduler:
         self._code = {name: code for name, code in every.items() if self._places[name] == queue.name}
         self._elsewhere = {name: code for name, code in every.items() if name not in self._code}
         self._reconciled = False
+        self._birth = b""
         self._goes_first = False
         self._news = asyncio.Event()
         self._look = True
@@ -92,11 +93,11 @@ class Scheduler:
         fired = 0
         while True:
             self._look = False
-            due = await self._store.due()
+            due = await self._store.due(len(self._unreadable))
             held = [one for one in due.held if one not in self._unreadable]
             self._note(due.now_ms, due.later_ms)
             self._goes_first = False
-            if self._code and not due.held and due.later_ms is None and await self._store.is_empty():
+            if self._code and not due.held and await self._store.birth() != self._birth:
                 await self.reconcile()
             fired += await self._fire(due.now_ms, held)
             if not self._goes_first or not self._has_work():
@@ -114,6 +115,7 @@ class Scheduler:
 
     async def reconcile(self) -> None:
         """Store what the code says: new schedules, changed ones, and take away those that have left it."""
+        self._birth = await self._store.birth() if self._code else b""
         for _ in range(ATTEMPTS):
             now_ms, held = await self._store.read()
             before = {one.name: one for one in held}
@@ -156,10 +158,14 @@ class Scheduler:
         for name, code in self._code.items():
             one = held.get(name) or Held(name, b"", None)
             before = _readable(one)
+            if before is None and _decodes(one):
+                continue  # its moments cannot be reckoned here, as where the zones are older; others can
             # One that was added at run time, and is in the code now, is the code's.
             edit = before.edit if before is not None and before.code is not None else {}
             record = msgspec.structs.replace(code, edit=edit)
             self._check(name, record)
+            if self._is_too_large(name, record):
+                continue
             due_ms = _next_due(record, before, one, now_ms)
             if record.encode() != one.raw or due_ms not in (KEEP, one.due_ms):
                 yield Change(name, one.version, record, due_ms)
@@ -174,6 +180,12 @@ class Scheduler:
         before = _readable(held) if held else None
         if before is not None and before.edit and not (change.record and change.record.edit):
             events.schedule_edit_lost(self._queue.name, change.name, tuple(before.edit))
+
+    def _is_too_large(self, name: str, record: Record) -> bool:
+        size, limit = len(record.encode()), self._queue.settings.max_payload_bytes
+        if size > limit:
+            events.schedule_unreadable(self._queue.name, name, PayloadTooLargeError("its record", size, limit))
+        return size > limit
 
     def _check(self, name: str, record: Record) -> None:
         """Tell where an operator's arguments do not fit the task any more."""
@@ -297,11 +309,20 @@ def _readable(held: Held) -> Record | None:
         return None
 
 
+def _decodes(held: Held) -> bool:
+    try:
+        return bool(msgspec.json.decode(held.raw, type=Record).effective)
+    except msgspec.MsgspecError:
+        return False
+
+
 def _next_due(record: Record, before: Record | None, held: Held, now_ms: int) -> int | str | None:
     """Return what becomes of the next due time when the code's record is stored."""
     counts = record.effective
     if not counts.enabled:
         return None
+    if before is not None and before.effective.enabled and held.due_ms is not None and held.due_ms <= now_ms:
+        return KEEP  # it has come, and is about to fire
     next_ms = counts.timetable.next_after(now_ms)
     same = before is not None and counts.fires_like(before.effective)
     # One that lies further ahead was reckoned while the clock was wrong.

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from knapsaq.definitions import Change, Fired, Held
 from knapsaq.errors import PayloadTooLargeError
-from knapsaq.job import Job
+from knapsaq.job import Job, new_key
 from knapsaq.reading import ReadingQueue
 from knapsaq.redis import scripts
 from knapsaq.redis.connection import broker_errors
@@ -26,6 +26,7 @@ from knapsaq.redis.keys import Keys
 from knapsaq.redis.line import text
 
 DUE_A_CALL = WRITTEN_A_CALL = 500
+BIRTH_SECONDS = 86_400
 
 
 class Row(NamedTuple):
@@ -80,10 +81,10 @@ class ScheduleStore:
         """The names of the other queues that are connected."""
         return tuple(name for name in self._queue.settings.queues if name != self._queue.name)
 
-    async def due(self) -> Due:
-        """Return up to 500 schedules that are due, the oldest first."""
+    async def due(self, passed_over: int = 0) -> Due:
+        """Return up to 500 schedules that are due, the oldest first, and so many more as the caller passes over."""
         queue, keys = self._queue, self._queue.keys
-        args = [queue.now_argument, DUE_A_CALL]
+        args = [queue.now_argument, DUE_A_CALL + passed_over]
         now, rows, later = await scripts.schedules_due(queue.line, [keys.schedules, keys.schedules_due], args)
         held = [
             Held(text(name), raw, int(float(due)))
@@ -147,9 +148,13 @@ class ScheduleStore:
         with broker_errors(self._queue.settings.redacted_broker_url):
             return bool(await scripts.schedules_move(self._queue.line, keys, args))
 
-    async def is_empty(self) -> bool:
-        """Tell whether there are no schedules at all, as after Redis has lost its data."""
-        return not await self._queue.line.execute("EXISTS", self._queue.keys.schedules)
+    async def birth(self) -> bytes:
+        """Return what marks the data: another one after Redis has lost it, or when nobody has asked for a day."""
+        ask, key = self._queue.line.execute, self._queue.keys.schedules_birth
+        _, _, mark = await asyncio.gather(
+            ask("SET", key, new_key(), "NX", "EX", BIRTH_SECONDS), ask("EXPIRE", key, BIRTH_SECONDS), ask("GET", key)
+        )
+        return bytes(mark or b"")
 
     async def write(self, changes: Sequence[Change]) -> list[bool]:
         """Store changes, each for itself, and tell which were not refused.

@@ -193,6 +193,33 @@ class TestPausing:
         entry = await registry.schedules.resume("ping")
         assert (entry.next_due, entry.edited) == (NOON + timedelta(minutes=1), ("enabled",))
 
+    async def test_one_whose_edit_no_longer_goes_with_the_code_can_be_paused(
+        self, queue: Queue, registry: Registry
+    ) -> None:
+        """What an operator set together stays together, whatever the next version says."""
+
+        async def many() -> None: ...
+
+        registry.scheduled_task(every=60, overlap=True)(many)
+        await Scheduler(queue, registry.get_all_tasks()).run_once()
+        await registry.schedules.set("many", misfire="all")
+        registry.clear()
+        registry.scheduled_task(every=60)(many)
+        await Scheduler(queue, registry.get_all_tasks()).run_once()
+        entry = await registry.schedules.pause("many")
+        assert not entry.enabled
+
+    async def test_moments_end_with_the_calendar(self, queue: Queue, registry: Registry) -> None:
+        """Those that are left are given, and no error."""
+
+        @registry.scheduled_task(every=315_360_000)
+        async def rare() -> None: ...
+
+        await Scheduler(queue, registry.get_all_tasks()).run_once()
+        moments = await registry.schedules.next("rare", 1000)
+        assert 700 < len(moments) < 1000
+        assert moments[-1].year > 9980
+
 
 class TestChanging:
     async def test_a_new_time_counts_at_once(

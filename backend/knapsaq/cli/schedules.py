@@ -80,7 +80,8 @@ def list_(ctx: click.Context, as_json: bool) -> None:
 
     async def look(book: Schedules) -> list[tuple[ScheduleEntry, list[ScheduleFire]]]:
         entries = await book.list()
-        return list(zip(entries, await asyncio.gather(*(book.fires(entry.name) for entry in entries)), strict=True))
+        fires = await asyncio.gather(*(book.fires(entry.name, entry.queue) for entry in entries))
+        return list(zip(entries, fires, strict=True))
 
     app = load(ctx.obj)
     found = _ask(app, look)
@@ -314,7 +315,7 @@ def _fraction(moment: datetime) -> str:
 def _plain(value: Any) -> Any:
     """Return what is shown as JSON types; durations in seconds, and no argument whose name looks secret."""
     if isinstance(value, Mapping):
-        return {name: HIDDEN if SECRET.search(name) else item for name, item in value.items()}
+        return {name: HIDDEN if SECRET.search(str(name)) else _plain(item) for name, item in value.items()}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, timedelta):
