@@ -58,7 +58,12 @@ check: static test ## All that CI runs: format, lint, types, floors, tests
 static: format-check lint types floors ## All of check but the tests
 
 test: $(READY) ## Run the tests, e.g. make test ARGS="-k retry"
+ifeq ($(ARGS),)
+	@$(PYTHON) -m pytest -n auto --dist loadfile --ignore tests/chaos
+	@$(PYTHON) -m pytest tests/chaos  # alone, as they measure what workers cost and how soon they act
+else
 	@$(PYTHON) -m pytest $(ARGS)
+endif
 
 format: $(READY) ## Format the code and fix what can be fixed
 	@$(BIN)/ruff check --fix-only --quiet

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
@@ -138,6 +139,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, dict
             changed = {field for field, value in fields.items() if value != getattr(self.code, field)}
             # One without the other would not go together with the next version of the code.
             changed |= {"cron", "every"} if changed & {"cron", "every"} else set()
+            changed |= {"misfire", "overlap"} if changed & {"misfire", "overlap"} else set()
             fields = {field: value for field, value in fields.items() if field in changed}
         return msgspec.structs.replace(self, edit=fields)
 
@@ -243,15 +245,26 @@ class Store(Protocol):
         """Return the jobs of these keys, with None for each that is not there."""
 
 
+@contextmanager
+def naming(task: Task[..., Any, Any], schedule: str) -> Iterator[None]:
+    """Let the error of arguments that do not fit say whose they are."""
+    try:
+        yield
+    except InvalidArgumentsError as error:
+        place = f"schedule {schedule!r}, defined at {task.location}"
+        raise InvalidArgumentsError(error.task, error.parameter, error.expected, error.given, place) from None
+
+
 def coded(task: Task[..., Any, Any], schedule: Schedule, default_timezone: str) -> Record:
     """Return the record of a schedule in the code.
 
     Raises:
         InvalidArgumentsError: The schedule gives its task too few arguments, or wrong ones.
     """
-    kwargs = task.signature.bind(schedule.args, schedule.kwargs, task.injected)
+    with naming(task, schedule.name):
+        kwargs = task.signature.bind(schedule.args, schedule.kwargs, task.injected)
     definition = Definition.of(schedule, kwargs, default_timezone)
-    return Record(task=task.name, fields=dict(task.job_fields), module=task.module, code=definition)
+    return Record(task=task.name, fields=dict(task.job_fields), module=schedule.module or task.module, code=definition)
 
 
 def bound(

@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, NamedTuple, Protocol, TypeAlias, Unpack, runtime_checkable
 
@@ -185,13 +186,21 @@ class Schedules:
         found = await self._find(name)
         effective, moments, now_ms = found.record.effective, [], found.now_ms
         for _ in itertools.repeat(None, n):
-            now_ms = effective.timetable.next_after(now_ms)
-            moments.append(from_ms(now_ms + effective.delay_ms(name, now_ms)))
+            try:
+                now_ms = effective.timetable.next_after(now_ms)
+                moments.append(from_ms(now_ms + effective.delay_ms(name, now_ms)))
+            except (ValueError, OverflowError):
+                break  # after the year 9999
         return moments
 
-    async def fires(self, name: str) -> Fires:
-        """Return the last ten due times that have passed, the newest first, with what became of their jobs."""
-        found = await self._find(name)
+    async def fires(self, name: str, queue: str | None = None) -> Fires:
+        """Return the last ten due times that have passed, the newest first, with what became of their jobs.
+
+        Args:
+            name: The schedule's name.
+            queue: Where it is; needed only while several queues have one of the name.
+        """
+        found = await self._find(name, queue)
         history = await found.store.history(name)
         jobs = iter(await found.store.jobs([fired.key for fired in history if fired.key]))
         return [ScheduleFire.of(fired, next(jobs) if fired.key else None) for fired in history]
@@ -214,6 +223,8 @@ class Schedules:
             InvalidArgumentsError: The task cannot take the arguments.
             ScheduleError: There is a schedule of that name.
         """
+        if not isinstance(task, (str, Task)):
+            raise OptionError(f"schedule {name!r}", "task", task, "a task, or the name of one")
         own = self._tasks.find(task) if isinstance(task, str) else task
         place = queue or (own.options.queue if own else None)
         if place is None:
@@ -237,14 +248,14 @@ class Schedules:
         return await self.get(name)
 
     async def remove(self, name: str) -> None:
-        """Remove a schedule that was added at run time.
+        """Remove a schedule that was added at run time, or that this program's code does not have any more.
 
         Raises:
-            ScheduleError: It is in the code.
+            ScheduleError: It is in the code of this program.
         """
 
         def nothing(found: _Found) -> None:
-            if found.record.code is not None:
+            if found.record.code is not None and self._tasks.find_schedule(name):
                 where = found.record.module or "the code"
                 raise ScheduleError(name, f"it is defined in {where}; pause it, or take it out there")
 
@@ -289,8 +300,8 @@ class Schedules:
                 return
         raise ScheduleError(name, "others change it all the time; try again")
 
-    async def _find(self, name: str) -> _Found:
-        holders = [found for found in await self._look(name) if found[2].raw]
+    async def _find(self, name: str, queue: str | None = None) -> _Found:
+        holders = [found for found in await self._look(name) if found[2].raw and queue in (None, found[0])]
         if not holders:
             raise UnknownScheduleError(name, tuple(entry.name for entry in await self.list()))
         if len(holders) > 1:
@@ -299,6 +310,7 @@ class Schedules:
             if not own:
                 queues = " and ".join(repr(found[0]) for found in holders)
                 raise ScheduleError(name, f"queues {queues} have one each; connect with one of them in KNAPSAQ_QUEUES")
+            events.schedule_ambiguous(name, own[0][0], tuple(found[0] for found in holders if found not in own))
             holders = own
         queue, now_ms, held = holders[0]
         try:
@@ -315,8 +327,11 @@ class Schedules:
 
     def _entry(self, queue: str, held: Held, record: Record) -> ScheduleEntry:
         code = self._tasks.find_schedule(held.name)
-        if code is None or code[0].options.queue != queue:
+        if code is None:
             return ScheduleEntry.of(queue, held, record, None)
+        if code[0].options.queue != queue:
+            entry = ScheduleEntry.of(queue, held, record, None)
+            return replace(entry, differs=not entry.added and record.task == code[0].name)
         timezone = self._keeper().schedule_stores[queue].timezone
         return ScheduleEntry.of(queue, held, record, coded(*code, timezone))
 
@@ -353,4 +368,6 @@ def _due(found: _Found, record: Record) -> int | str | None:
         return None
     if counts.fires_like(found.record.effective) and found.held.due_ms is not None:
         return KEEP
+    if found.record.effective.enabled and found.held.due_ms is not None and found.held.due_ms <= found.now_ms:
+        return KEEP  # it has come, and is about to fire
     return counts.timetable.next_after(found.now_ms)

@@ -241,14 +241,15 @@ class MiddlewareError(KnapsaqError):
 
 
 class InvalidArgumentsError(KnapsaqError):
-    """A call does not fit the task's signature; nothing was queued."""
+    """A call does not fit the task's signature; nothing was queued. ``place`` says whose call, if a schedule's."""
 
-    def __init__(self, task: str, parameter: str, expected: str, given: str) -> None:
-        super().__init__(task, parameter, expected, given)
-        self.task, self.parameter, self.expected, self.given = task, parameter, expected, given
+    def __init__(self, task: str, parameter: str, expected: str, given: str, place: str = "") -> None:
+        super().__init__(task, parameter, expected, given, place)
+        self.task, self.parameter, self.expected, self.given, self.place = task, parameter, expected, given, place
 
     def __str__(self) -> str:
-        return f"task {self.task!r}, argument {self.parameter!r}: expected {self.expected}, given {self.given}"
+        place = f"{self.place}: " if self.place else ""
+        return f"{place}task {self.task!r}, argument {self.parameter!r}: expected {self.expected}, given {self.given}"
 
 
 class PayloadTooLargeError(KnapsaqError):

@@ -192,6 +192,16 @@ def schedule_reconciled(queue: str, name: str, what: str) -> None:
     logger.info("schedule %s of queue %s is %s in the code", name, queue, what)
 
 
+def schedule_moved(name: str, source: str, target: str) -> None:
+    """The task of a schedule has another queue now, and the schedule has gone there with it."""
+    logger.info("schedule %s of queue %s is in queue %s now, as its task is", name, source, target)
+
+
+def schedule_ambiguous(name: str, queue: str, others: tuple[str, ...]) -> None:
+    """Several queues hold a schedule of one name; the one that the code has now is meant."""
+    logger.warning("schedule %s is in queue %s too; this is about queue %s", name, " and ".join(others), queue)
+
+
 def schedule_edit_lost(queue: str, name: str, edited: tuple[str, ...]) -> None:
     """The code has taken a schedule away or over, and what an operator had changed is lost."""
     logger.warning("schedule %s of queue %s: what was changed by hand is gone: %s", name, queue, ", ".join(edited))

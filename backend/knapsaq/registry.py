@@ -13,12 +13,14 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Unpack, cast
+from typing import Any, Never, Unpack, cast
 
 from knapsaq.context import Context
 from knapsaq.decorators import Decorator, TaskDecorator
+from knapsaq.definitions import naming
 from knapsaq.editing import Schedules
 from knapsaq.errors import (
+    ConfigurationError,
     DuplicateScheduleError,
     DuplicateTaskError,
     KnapsaqError,
@@ -59,7 +61,7 @@ class Registry(Wiring):
 
     def scheduled_task(
         self,
-        *,
+        *wrong: Never,
         cron: str | None = None,
         every: Duration | None = None,
         schedule: str | None = None,
@@ -78,6 +80,7 @@ class Registry(Wiring):
         On top of another ``@scheduled_task`` or of ``@task`` it gives that task a further schedule.
 
         Args:
+            wrong: Nothing; all is given by name.
             cron: Five fields: minute, hour, day of month, month, day of week; a sixth one is the second; or ``@daily``.
             every: Instead of ``cron``: seconds or a ``timedelta``, from 1 second on, between two fires.
             schedule: The schedule's name, unique in the registry; the task's name unless given.
@@ -98,6 +101,8 @@ class Registry(Wiring):
             DuplicateScheduleError: Another schedule has the name.
             TaskDefinitionError: A further schedule of the same task has no name of its own.
         """
+        if wrong:
+            raise _without_name(wrong[0])
         given = {"cron": cron, "every": every, "name": schedule, "timezone": timezone, "args": args, "kwargs": kwargs}
         given |= {"jitter": jitter, "misfire": misfire, "misfire_window": misfire_window}
         given |= {"overlap": overlap, "enabled": enabled}
@@ -235,7 +240,8 @@ class Registry(Wiring):
         else:
             task = self._build(place, function, options)
         schedule = replace(schedule, name=schedule.name or task.name)
-        _bind(task, schedule)
+        with naming(task, schedule.name):
+            _bind(task, schedule)
         self._refuse_taken(schedule.name, task)
         self.add(task)
         self._scheduled[schedule.name] = task.name
@@ -273,7 +279,17 @@ def _bind(task: AnyTask, schedule: Schedule) -> None:
         p.name for p in signature.parameters.values() if p.kind in _BY_POSITION and p.default is not INJECTED
     ]
     given = {*by_position[: len(schedule.args)], *schedule.kwargs}
+    if not (signature.open_ended or schedule.kwargs.keys() <= signature.parameters.keys()):
+        given = {*signature.parameters}  # so that the error lists them
     signature.bind(schedule.args, schedule.kwargs, signature.injectable(signature.parameters.keys() - given))
+
+
+def _without_name(given: object) -> ConfigurationError:
+    """Return the error of ``@scheduled_task`` without brackets, or with a value that names no option."""
+    remedy = "write @scheduled_task(cron='0 2 * * *') or @scheduled_task(every=30)"
+    if callable(given):
+        return TaskDefinitionError(_named(given), f"nothing says when it runs; {remedy}")
+    return OptionError("@scheduled_task", "cron", given, f"it by its name; {remedy}")
 
 
 def _named(function: object) -> str:

@@ -27,7 +27,7 @@ import msgspec
 
 from knapsaq import events
 from knapsaq.definitions import KEEP, UNREADABLE, Change, Held, Reckoning, Record, bound, coded, reckon
-from knapsaq.errors import InvalidArgumentsError
+from knapsaq.errors import InvalidArgumentsError, PayloadTooLargeError
 from knapsaq.queue import Queue
 from knapsaq.scheduling import Row
 from knapsaq.task import Task
@@ -41,6 +41,7 @@ CLOCK_SECONDS = 0.02  # between two looks at a clock that a test moves
 ROWS_A_CALL = 500
 BYTES_A_CALL = 4 * 1024 * 1024
 ATTEMPTS = 20  # how often what is stored may change while a worker brings it up to date
+MISSED, TOO_MANY = "missed: no worker ran in time", "missed: too many at once"
 FILE = "file:"
 FIRED = re.compile(rb"fired (?P<earliest>\d*) (?P<now>\d+) (?P<worker>.+)")
 
@@ -50,7 +51,7 @@ class Scheduler:
 
     Args:
         queue: The queue.
-        tasks: The tasks whose schedules this program has; those of other queues are left out.
+        tasks: The tasks whose schedules this program has; those of other queues are not fired.
         worker: Who fires, unlike all others.
 
     Raises:
@@ -60,13 +61,17 @@ class Scheduler:
     def __init__(self, queue: Queue, tasks: Iterable[Task[..., Any, Any]], worker: str = "") -> None:
         self._queue, self._store = queue, queue.schedules
         self._worker = worker or f"{id(self):x}"
-        self._tasks = {one.name: task for task in tasks if task.options.queue == queue.name for one in task.schedules}
-        self._code = {
+        self._tasks = {one.name: task for task in tasks for one in task.schedules}
+        every = {
             schedule.name: coded(task, schedule, self._store.timezone)
             for task in dict.fromkeys(self._tasks.values())
             for schedule in task.schedules
         }
+        self._places = {name: self._tasks[name].options.queue for name in every}
+        self._code = {name: code for name, code in every.items() if self._places[name] == queue.name}
+        self._elsewhere = {name: code for name, code in every.items() if name not in self._code}
         self._reconciled = False
+        self._birth = b""
         self._goes_first = False
         self._news = asyncio.Event()
         self._look = True
@@ -88,11 +93,11 @@ class Scheduler:
         fired = 0
         while True:
             self._look = False
-            due = await self._store.due()
+            due = await self._store.due(len(self._unreadable))
             held = [one for one in due.held if one not in self._unreadable]
             self._note(due.now_ms, due.later_ms)
             self._goes_first = False
-            if self._code and not due.held and due.later_ms is None and await self._store.is_empty():
+            if self._code and not due.held and await self._store.birth() != self._birth:
                 await self.reconcile()
             fired += await self._fire(due.now_ms, held)
             if not self._goes_first or not self._has_work():
@@ -110,9 +115,12 @@ class Scheduler:
 
     async def reconcile(self) -> None:
         """Store what the code says: new schedules, changed ones, and take away those that have left it."""
+        self._birth = await self._store.birth() if self._code else b""
         for _ in range(ATTEMPTS):
             now_ms, held = await self._store.read()
             before = {one.name: one for one in held}
+            if await self._move(now_ms, before):
+                continue
             changes = [*self._changes(now_ms, before)]
             answers = await self._store.write(changes)
             for change, stored in zip(changes, answers, strict=True):
@@ -123,14 +131,41 @@ class Scheduler:
         self._reconciled = True
         self._look = True
 
+    async def _move(self, now_ms: int, held: dict[str, Held]) -> bool:
+        """Let schedules whose tasks have changed their queue keep their due times and what operators have changed."""
+        moved, here = False, self._queue.name
+        arriving = [name for name in self._code if name not in held]
+        for other in self._store.others if arriving else ():
+            for one in await self._store.read_in(other, arriving):
+                moved |= await self._moved(one, other, here, self._code[one.name], now_ms)
+        for name in held.keys() & self._elsewhere.keys():
+            if self._places[name] in self._store.others:
+                moved |= await self._moved(held[name], here, self._places[name], self._elsewhere[name], now_ms)
+        return moved
+
+    async def _moved(self, held: Held, source: str, target: str, code: Record, now_ms: int) -> bool:
+        before = _readable(held)
+        if before is None or before.code is None or before.task != code.task or not _was_ours(before.module):
+            return False
+        record = msgspec.structs.replace(code, edit=before.edit)
+        change = Change(held.name, held.version, record, _next_due(record, before, held, now_ms))
+        if not await self._store.move(source, target, change):
+            return False
+        events.schedule_moved(held.name, source, target)
+        return True
+
     def _changes(self, now_ms: int, held: dict[str, Held]) -> Iterator[Change]:
         for name, code in self._code.items():
             one = held.get(name) or Held(name, b"", None)
             before = _readable(one)
+            if before is None and _decodes(one):
+                continue  # its moments cannot be reckoned here, as where the zones are older; others can
             # One that was added at run time, and is in the code now, is the code's.
             edit = before.edit if before is not None and before.code is not None else {}
             record = msgspec.structs.replace(code, edit=edit)
             self._check(name, record)
+            if self._is_too_large(name, record):
+                continue
             due_ms = _next_due(record, before, one, now_ms)
             if record.encode() != one.raw or due_ms not in (KEEP, one.due_ms):
                 yield Change(name, one.version, record, due_ms)
@@ -145,6 +180,12 @@ class Scheduler:
         before = _readable(held) if held else None
         if before is not None and before.edit and not (change.record and change.record.edit):
             events.schedule_edit_lost(self._queue.name, change.name, tuple(before.edit))
+
+    def _is_too_large(self, name: str, record: Record) -> bool:
+        size, limit = len(record.encode()), self._queue.settings.max_payload_bytes
+        if size > limit:
+            events.schedule_unreadable(self._queue.name, name, PayloadTooLargeError("its record", size, limit))
+        return size > limit
 
     def _check(self, name: str, record: Record) -> None:
         """Tell where an operator's arguments do not fit the task any more."""
@@ -178,7 +219,10 @@ class Scheduler:
         self._note(shot.now_ms, shot.earliest_ms)
         self._goes_first |= any(shot.answers)
         for row, answer in zip(rows, shot.answers, strict=True):
-            if answer == 2:  # noqa: PLR2004 - see the script
+            if answer == 1 and row.note in (MISSED, TOO_MANY):
+                moment = from_ms(row.moment_ms).isoformat()
+                events.schedule_missed(self._queue.name, row.held.name, moment, row.note == TOO_MANY)
+            elif answer == 2:  # noqa: PLR2004 - see the script
                 events.schedule_skipped(self._queue.name, row.held.name)
         return sum(answer == 1 and bool(row.payload) for row, answer in zip(rows, shot.answers, strict=True))
 
@@ -205,9 +249,7 @@ class Scheduler:
     def _missed(self, held: Held, reckoned: Reckoning, *, overlap: bool) -> list[Row]:
         if reckoned.missed_ms is None:
             return []
-        moment = from_ms(reckoned.missed_ms)
-        events.schedule_missed(self._queue.name, held.name, moment.isoformat(), reckoned.dropped)
-        note = "missed: too many at once" if reckoned.dropped else "missed: no worker ran in time"
+        note = TOO_MANY if reckoned.dropped else MISSED
         key = key_of(held.name, reckoned.missed_ms)
         return [Row(held, reckoned.next_ms, overlap, reckoned.missed_ms, key, note)]
 
@@ -268,11 +310,20 @@ def _readable(held: Held) -> Record | None:
         return None
 
 
+def _decodes(held: Held) -> bool:
+    try:
+        return bool(msgspec.json.decode(held.raw, type=Record).effective)
+    except msgspec.MsgspecError:
+        return False
+
+
 def _next_due(record: Record, before: Record | None, held: Held, now_ms: int) -> int | str | None:
     """Return what becomes of the next due time when the code's record is stored."""
     counts = record.effective
     if not counts.enabled:
         return None
+    if before is not None and before.effective.enabled and held.due_ms is not None and held.due_ms <= now_ms:
+        return KEEP  # it has come, and is about to fire
     next_ms = counts.timetable.next_after(now_ms)
     same = before is not None and counts.fires_like(before.effective)
     # One that lies further ahead was reckoned while the clock was wrong.

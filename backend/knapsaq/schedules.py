@@ -56,6 +56,7 @@ class Schedule:
         misfire_window: Seconds; older due times are never made up for.
         overlap: Whether it fires while the job that it fired before has not ended.
         enabled: Whether it fires at all.
+        module: Where it is defined; the module of the task's function unless given.
     """
 
     cron: str | None = None
@@ -69,6 +70,7 @@ class Schedule:
     misfire_window: float = 3600.0
     overlap: bool = False
     enabled: bool = True
+    module: str = ""
 
     @classmethod
     def build(cls, place: str, **given: Any) -> Schedule:

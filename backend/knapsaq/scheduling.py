@@ -18,13 +18,15 @@ from typing import Any, NamedTuple
 
 from knapsaq.definitions import Change, Fired, Held
 from knapsaq.errors import PayloadTooLargeError
-from knapsaq.job import Job
+from knapsaq.job import Job, new_key
 from knapsaq.reading import ReadingQueue
 from knapsaq.redis import scripts
 from knapsaq.redis.connection import broker_errors
+from knapsaq.redis.keys import Keys
 from knapsaq.redis.line import text
 
 DUE_A_CALL = WRITTEN_A_CALL = 500
+BIRTH_SECONDS = 86_400
 
 
 class Row(NamedTuple):
@@ -74,10 +76,15 @@ class ScheduleStore:
         self._queue = queue
         self.timezone = queue.settings.timezone
 
-    async def due(self) -> Due:
-        """Return up to 500 schedules that are due, the oldest first."""
+    @property
+    def others(self) -> tuple[str, ...]:
+        """The names of the other queues that are connected."""
+        return tuple(name for name in self._queue.settings.queues if name != self._queue.name)
+
+    async def due(self, passed_over: int = 0) -> Due:
+        """Return up to 500 schedules that are due, the oldest first, and so many more as the caller passes over."""
         queue, keys = self._queue, self._queue.keys
-        args = [queue.now_argument, DUE_A_CALL]
+        args = [queue.now_argument, DUE_A_CALL + passed_over]
         now, rows, later = await scripts.schedules_due(queue.line, [keys.schedules, keys.schedules_due], args)
         held = [
             Held(text(name), raw, int(float(due)))
@@ -110,10 +117,7 @@ class ScheduleStore:
                 raws, dues, now_ms = await asyncio.gather(
                     ask("HMGET", keys.schedules, *names), ask("ZMSCORE", keys.schedules_due, *names), self._now_ms()
                 )
-                return now_ms, [
-                    Held(name, raw or b"", None if due is None else int(float(due)))
-                    for name, raw, due in zip(names, raws, dues, strict=True)
-                ]
+                return now_ms, _held(names, raws, dues)
             # In this order: what fires in between has a due time that is too old, and is refused where it matters.
             scores, pairs, now_ms = await asyncio.gather(
                 ask("ZRANGE", keys.schedules_due, 0, -1, "WITHSCORES"), ask("HGETALL", keys.schedules), self._now_ms()
@@ -123,9 +127,34 @@ class ScheduleStore:
             Held(text(name), raw, found.get(name)) for name, raw in zip(pairs[::2], pairs[1::2], strict=True)
         ]
 
-    async def is_empty(self) -> bool:
-        """Tell whether there are no schedules at all, as after Redis has lost its data."""
-        return not await self._queue.line.execute("EXISTS", self._queue.keys.schedules)
+    async def read_in(self, other: str, names: Sequence[str]) -> list[Held]:
+        """Return what another queue holds of the names."""
+        keys, ask = Keys(other), self._queue.line.execute
+        with broker_errors(self._queue.settings.redacted_broker_url):
+            raws, dues = await asyncio.gather(
+                ask("HMGET", keys.schedules, *names), ask("ZMSCORE", keys.schedules_due, *names)
+            )
+        return _held(names, raws, dues)
+
+    async def move(self, source: str, target: str, change: Change) -> bool:
+        """Move a schedule from one queue to another, in one step, and tell whether it was not refused."""
+        if change.record is None:
+            return False
+        old, new = Keys(source), Keys(target)
+        keys = [old.schedules, old.schedules_due, old.schedules_fires]
+        keys += [new.schedules, new.schedules_due, new.schedules_fires]
+        args: list[scripts.Argument] = [old.schedules_wake, new.schedules_wake, change.name, change.version]
+        args += (change.record.encode(), "" if change.due_ms is None else change.due_ms)
+        with broker_errors(self._queue.settings.redacted_broker_url):
+            return bool(await scripts.schedules_move(self._queue.line, keys, args))
+
+    async def birth(self) -> bytes:
+        """Return what marks the data: another one after Redis has lost it, or when nobody has asked for a day."""
+        ask, key = self._queue.line.execute, self._queue.keys.schedules_birth
+        _, _, mark = await asyncio.gather(
+            ask("SET", key, new_key(), "NX", "EX", BIRTH_SECONDS), ask("EXPIRE", key, BIRTH_SECONDS), ask("GET", key)
+        )
+        return bytes(mark or b"")
 
     async def write(self, changes: Sequence[Change]) -> list[bool]:
         """Store changes, each for itself, and tell which were not refused.
@@ -172,3 +201,10 @@ class ScheduleStore:
             return self._queue.clock()
         seconds, microseconds = await self._queue.line.execute("TIME")
         return int(seconds) * 1000 + int(microseconds) // 1000
+
+
+def _held(names: Sequence[str], raws: Sequence[bytes | None], dues: Sequence[bytes | None]) -> list[Held]:
+    return [
+        Held(name, raw or b"", None if due is None else int(float(due)))
+        for name, raw, due in zip(names, raws, dues, strict=True)
+    ]

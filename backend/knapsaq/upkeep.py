@@ -13,7 +13,7 @@ from datetime import tzinfo
 from typing import Any
 
 from croniter import croniter
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 from saq.job import CronJob
 
 from knapsaq import events
@@ -38,11 +38,17 @@ async def repeat(name: str, duty: Callable[[], Awaitable[Any]], pause: float) ->
             await duty()
             failed = 0
         except Exception as error:  # noqa: BLE001 - a duty is tried for as long as the worker lives
-            if not failed and not isinstance(error, (RedisError, OSError, BrokerError)):
+            if not failed and not _is_away(error):
                 events.duty_failed(name, error)
             failed += 1
         if not being_cancelled():
             await asyncio.sleep(min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (failed - 1)) if failed else pause)
+
+
+def _is_away(error: Exception) -> bool:
+    """Tell whether Redis is away, which the worker's loop tells; a server that refuses a command is not."""
+    cause = error.__cause__ if isinstance(error, BrokerError) else error
+    return isinstance(cause, (RedisError, OSError)) and not isinstance(cause, ResponseError)
 
 
 class Rescuer:

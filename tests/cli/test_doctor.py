@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.cli.conftest import Run
+
+from knapsaq import Registry, Settings, connect
 
 WRONG = """
 from knapsaq import INJECTED, Registry
@@ -19,6 +22,16 @@ async def needs(session=INJECTED) -> None: ...
 
 @registry.task
 async def unreadable(x: "NoSuchType") -> None: ...
+"""
+
+UNFIT = """
+from knapsaq import Registry
+
+registry = Registry()
+
+
+@registry.scheduled_task(every=5, schedule="bad.needs")
+async def needs(a: int) -> None: ...
 """
 
 
@@ -61,6 +74,35 @@ class TestDoctor:
         assert set(failed) == {"tasks", "queues"}
         for expected in ("'session', which nobody provides", "NoSuchType", "KNAPSAQ_QUEUES=default,mail,reports"):
             assert expected in texts
+
+    def test_a_schedule_that_gives_too_few_arguments_fails(self, run: Run, folder: Path) -> None:
+        """As the worker refuses to start because of it."""
+        (folder / "unfit_jobs.py").write_text(UNFIT)
+        code, found = findings(run, "-A", "unfit_jobs")
+        [text] = [each["text"] for each in found if each["state"] == "fail"]
+        assert code == 1
+        assert "schedule 'bad.needs'" in text
+        assert "argument 'a': expected int, given nothing" in text
+
+    def test_a_schedule_of_a_task_that_nobody_knows_is_pointed_out(
+        self, run: Run, folder: Path, broker_url: str
+    ) -> None:
+        """It fires for ever, and each job is put back until it is dead."""
+
+        async def leave() -> None:
+            registry = Registry()
+            async with connect(Settings(broker_url=broker_url, _env_file=None), registry=registry):
+                await registry.schedules.add("left", "gone.task", queue="default", every=3600)
+
+        asyncio.run(leave())
+        try:
+            code, found = findings(run, "-A", "shop_jobs")
+            [warning] = [each for each in found if each["check"] == "schedules"]
+            assert (code, warning["state"]) == (0, "warn")
+            assert "'left' in queue 'default' fires task 'gone.task'" in warning["text"]
+            assert "schedules remove left" in warning["remedy"]
+        finally:
+            run("-A", "shop_jobs", "schedules", "remove", "left")
 
     def test_without_an_application_the_rest_is_looked_at_nevertheless(self, run: Run) -> None:
         """One fault does not hide the others."""

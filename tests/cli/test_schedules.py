@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -14,7 +15,9 @@ from tests.cli.conftest import Run
 
 from knapsaq import Registry, Settings, connect
 from knapsaq.cli.loading import load
+from knapsaq.cli.schedules import _state
 from knapsaq.client import Client
+from knapsaq.entries import ScheduleEntry
 from knapsaq.outcomes import Failed, Succeeded
 from knapsaq.scheduler import Scheduler
 
@@ -118,7 +121,7 @@ class TestShow:
 class TestChanges:
     def test_pause_resume_set_and_reset(self, say: Say) -> None:
         """Each tells what counts now."""
-        assert "paused; it does not fire" in said(say("pause", "nightly"))
+        assert "paused by hand; it does not fire" in said(say("pause", "nightly"))
         assert "active; next fire" in said(say("resume", "nightly"))
         text = said(say("set", "nightly", "--cron", "30 4 * * *", "--timezone", "Asia/Tokyo", "batch=7"))
         assert text.startswith(
@@ -127,6 +130,45 @@ class TestChanges:
         assert "04:30:00 Asia/Tokyo (" in text
         assert "every 90 seconds" in said(say("set", "nightly", "--every", "90", "--overlap", "--misfire", "all"))
         assert "at 02:00 each day (Europe/Berlin); active; next" in said(say("reset", "nightly"))
+
+    def test_what_is_not_as_in_the_code_is_told(self, say: Say, folder: Path) -> None:
+        """One that the code pauses and somebody has resumed is not simply active, and the other way round."""
+        entry = json.loads(say("show", "nightly", "--json").stdout)
+        fields = {**entry, "next_due": None, "edited": ()}
+        del fields["fires"], fields["next"]
+        told = {
+            (enabled, edited): _state(ScheduleEntry(**{**fields, "enabled": enabled, "edited": edited}))
+            for enabled in (True, False)
+            for edited in ((), ("enabled",))
+        }
+        assert told == {
+            (True, ()): "active",
+            (True, ("enabled",)): "resumed by hand",
+            (False, ()): "paused",
+            (False, ("enabled",)): "paused by hand",
+        }
+
+    def test_a_schedule_that_nobody_fires_says_why(self, say: Say, with_client: Any) -> None:
+        """Its due time has passed for longer than a worker needs; a paused one is not overdue."""
+        assert "overdue" not in said(say("show", "nightly"))
+
+        async def let_pass(client: Client, _registry: Registry) -> None:
+            redis: Any = client.queue().redis
+            await redis.zadd(client.queue().keys.schedules_due, {"nightly": int((time.time() - 60) * 1000)})
+
+        with_client(let_pass)
+        assert "active; overdue: no worker of its queue runs" in said(say("show", "nightly"))
+        assert "overdue" not in said(say("pause", "nightly"))
+
+    def test_arguments_of_an_unknown_task_are_said_to_be_unchecked(self, say: Say) -> None:
+        """Whoever mistypes one is not left to think that it was looked at."""
+        result = say("add", "far", "elsewhere.task", "--every", "60", "--queue", "mail", "n=1")
+        told = "task 'elsewhere.task' is not known here; its arguments are not checked"
+        assert told in result.stderr
+        assert told in say("set", "far", "n=2").stderr
+        assert told in say("run", "far", "n=2").stderr
+        assert "not checked" not in say("run", "far").stderr
+        assert "not checked" not in say("run", "nightly", "batch=2").stderr
 
     def test_run_queues_a_job_with_other_arguments(self, say: Say, with_client: Any) -> None:
         """Its key is printed; text is read as JSON where that fits."""

@@ -31,6 +31,7 @@ from knapsaq import (
     connect,
     crontab,
 )
+from knapsaq.definitions import coded
 from knapsaq.routes import RedisInstance, RoutedWorker, TaskRoutes, WorkerBuilder
 
 Modules = Callable[[dict[str, str]], None]
@@ -508,6 +509,7 @@ class TestBuilder:
             (lambda builder: builder.set_timezone("Mars"), "TIMEZONE is 'Mars'"),
             (lambda builder: builder.set_concurrency(0), "CONCURRENCY is 0"),
             (lambda builder: builder.set_queues([]), "at least one name"),
+            (lambda builder: builder.set_queues(None), "names of queues"),
             (lambda builder: builder.set_queues(["a b"]), "'a b' is not"),
             (lambda builder: builder.set_settings({}), "an instance of knapsaq.Settings"),
             (lambda builder: builder.set_registry({}), "an instance of knapsaq.Registry"),
@@ -611,3 +613,20 @@ async def _entries(registry: Registry, count: int) -> Any:
 
 async def _fail(ctx: dict[str, Any]) -> None:
     raise ZeroDivisionError
+
+
+class TestSchedulesOfRoutes:
+    def test_a_schedule_belongs_to_the_module_that_collects_the_routes(self, bakery: Registry) -> None:
+        """A second worker of the same functions, with routes of its own, leaves it in Redis."""
+        TaskRoutes().register_periodic_task("bakery.tasks.knead", "@daily", args=["rye"]).load(bakery)
+        [schedule] = bakery.get("bakery.tasks.knead").schedules
+        assert coded(bakery.get("bakery.tasks.knead"), schedule, "UTC").module == __name__
+
+    def test_two_collections_that_schedule_one_name_differently_are_told(self, bakery: Registry) -> None:
+        """None of them is dropped in silence; the same twice is one."""
+        route = "bakery.tasks.knead"
+        for schedule in ("@daily", "@daily"):
+            assert not TaskRoutes().register_periodic_task(route, schedule, args=["rye"]).load(bakery)
+        problems = TaskRoutes().register_periodic_task(route, timedelta(hours=1), args=["rye"]).load(bakery)
+        assert "name=..." in problems[route]
+        assert len(bakery.get(route).schedules) == 1

@@ -8,18 +8,21 @@ import types
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from tests.support import eventually, left_behind, lists, working
 
 from knapsaq import Client, Queue, Registry, Settings, connect
 from knapsaq.claims import Claim
 from knapsaq.definitions import KEEP, Change, Record
-from knapsaq.errors import InvalidArgumentsError
+from knapsaq.errors import CronError, InvalidArgumentsError
 from knapsaq.outcomes import Succeeded
 from knapsaq.registry import AnyTask
 from knapsaq.scheduler import Scheduler
+from knapsaq.schedules import timetable
 from knapsaq.scheduling import ScheduleStore
 from knapsaq.testing import ManualClock
 
@@ -232,7 +235,8 @@ class TestFiring:
         @registry.scheduled_task(every=HOUR)
         async def report(day: int) -> None: ...
 
-        with pytest.raises(InvalidArgumentsError, match="'day'"):
+        place = rf"schedule 'report', defined at .*{Path(__file__).name}:\d+: task 'report', argument 'day'"
+        with pytest.raises(InvalidArgumentsError, match=place):
             Scheduler(queue, [report])
 
     async def test_more_than_a_call_carries_all_fire(
@@ -296,6 +300,20 @@ class TestOverlap:
 
 
 class TestMisfire:
+    async def test_only_who_fires_tells_what_was_missed(
+        self, queue: Queue, define: Define, clock: ManualClock, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A fleet that starts again does not tell it once a worker."""
+        tick = define(every=HOUR, misfire="skip")
+        schedulers = [Scheduler(queue, [tick]) for _ in range(3)]
+        for scheduler in schedulers:
+            await scheduler.run_once()
+        clock.advance(1.5 * HOUR)
+        due = await queue.schedules.due()
+        for scheduler in schedulers:
+            await scheduler._fire(due.now_ms, due.held)
+        assert caplog.text.count("give no job: no worker ran in time") == 1
+
     @pytest.mark.parametrize(
         ("given", "away", "expected"),
         [
@@ -421,7 +439,8 @@ class TestDeployments:
         await registry.schedules.set("tick", jitter=5)
         registry.clear()
         await Scheduler(queue, []).run_once()
-        assert [record.levelname for record in caplog.records if "jitter" in record.message] == ["WARNING"]
+        [told] = [record.message for record in caplog.records if record.levelname == "WARNING"]
+        assert "jitter" in told
         clock.advance(HOUR)
         assert await Scheduler(queue, []).run_once() == 0
         redis: Any = queue.redis
@@ -438,6 +457,56 @@ class TestDeployments:
         clock.advance(HOUR)
         counts = [await Scheduler(queue, [moved]).run_once() for queue in client.queues.values()]
         assert counts == [0, 1]
+
+    @pytest.mark.parametrize("order", [("default", "mail"), ("mail", "default"), ("mail",), ("default",)])
+    async def test_what_was_changed_by_hand_goes_with_a_task_to_its_new_queue(
+        self, client: Client, define: Define, registry: Registry, clock: ManualClock, order: tuple[str, ...]
+    ) -> None:
+        """Whichever queue's worker starts first: it stays paused, and is in one queue alone."""
+        await Scheduler(client.queue(), [define(every=HOUR)]).run_once()
+        await registry.schedules.set("tick", jitter=5)
+        await registry.schedules.pause("tick")
+        moved = define(every=HOUR, queue="mail")
+        assert (await registry.schedules.get("tick")).differs
+        for name in order:
+            await Scheduler(client.queue(name), [moved]).run_once()
+        [entry] = await registry.schedules.list()
+        assert (entry.queue, entry.enabled, entry.differs) == ("mail", False, False)
+        assert set(entry.edited) == {"enabled", "jitter"}
+        clock.advance(HOUR)
+        assert [await Scheduler(queue, [moved]).run_once() for queue in client.queues.values()] == [0, 0]
+
+    async def test_due_times_missed_while_a_task_changes_its_queue_are_made_up_for(
+        self, client: Client, define: Define, clock: ManualClock
+    ) -> None:
+        """The due time goes with the schedule, and one that has fired does not fire again."""
+        scheduler = Scheduler(client.queue(), [define(every=HOUR)])
+        await scheduler.run_once()
+        clock.advance(HOUR)
+        assert await scheduler.run_once() == 1
+        clock.advance(1.5 * HOUR)
+        mail = client.queue("mail")
+        moved = define(every=HOUR, queue="mail")
+        assert await Scheduler(mail, [moved]).run_once() == 1
+        assert await fired(mail) == hours(2)
+        await mail.redis.zadd(mail.keys.schedules_due, {"tick": hours(1)[0]})
+        assert await Scheduler(mail, [moved]).run_once() == 0
+
+    async def test_the_schedule_of_another_task_in_another_queue_is_left_alone(
+        self, client: Client, define: Define, registry: Registry
+    ) -> None:
+        """Two services may give their schedules the same name."""
+        _ = define(every=HOUR)
+        mail, tick = client.queue("mail"), define(every=HOUR)
+        await Scheduler(client.queue(), [tick]).run_once()
+        _, [held] = await client.queue().schedules.read()
+        other = msgspec.structs.replace(Record.decode(held.raw), task="other", module="other_service.tasks")
+        await client.queue().schedules.write([Change("tick", held.version, other, KEEP)])
+        await Scheduler(mail, [define(every=HOUR, queue="mail")]).run_once()
+        assert [(one.queue, one.task) for one in await registry.schedules.list()] == [
+            ("default", "other"),
+            ("mail", "tick"),
+        ]
 
     async def test_what_an_operator_changed_survives(
         self, queue: Queue, define: Define, registry: Registry, clock: ManualClock
@@ -525,6 +594,114 @@ class TestDeployments:
         assert set(await records(queue)) == {"tick"}
         _, [held] = await queue.schedules.read()
         assert held.due_ms == hours(1)[0]
+
+
+class TestUnusualMoments:
+    async def test_a_worker_of_the_last_version_does_not_bring_removed_schedules_back(
+        self, queue: Queue, define: Define, registry: Registry, clock: ManualClock
+    ) -> None:
+        """That there are none any more is no loss of data, whichever worker looks."""
+        old = Scheduler(queue, [define(every=HOUR)])
+        await old.run_once()
+        registry.clear()
+        await Scheduler(queue, []).run_once()
+        clock.advance(2 * HOUR)
+        assert await old.run_once() == 0
+        assert await queue.redis.exists(queue.keys.schedules) == 0
+
+    async def test_after_a_loss_of_data_each_service_stores_its_own_again(
+        self, queue: Queue, registry: Registry, clock: ManualClock
+    ) -> None:
+        """Also the one that looks when the other has been faster."""
+        schedulers = []
+        for name in ("first_service", "second_service"):
+
+            async def run() -> None: ...
+
+            run.__module__ = f"a_package_elsewhere.{name}"
+            task = registry.scheduled_task(every=HOUR, name=name)(run)
+            schedulers.append(Scheduler(queue, [task]))
+        for scheduler in schedulers:
+            await scheduler.run_once()
+        await queue.redis.flushall()
+        for scheduler in schedulers:
+            await scheduler.run_once()
+        assert set(await queue.redis.hkeys(queue.keys.schedules)) == {b"first_service", b"second_service"}
+
+    async def test_an_edit_in_a_zone_that_a_worker_does_not_know_survives_it(
+        self, queue: Queue, define: Define, registry: Registry, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As where one machine's zones are older than another's."""
+        tick = define(cron="0 * * * *")
+        await Scheduler(queue, [tick]).run_once()
+        await registry.schedules.set("tick", timezone="Europe/Kyiv", enabled=False)
+        before = await queue.redis.hget(queue.keys.schedules, "tick")
+
+        def unknown(cron: str | None, every: float | None, zone: str) -> Any:
+            if zone == "Europe/Kyiv":
+                raise CronError("timezone", zone, "a zone that this machine knows")
+            return timetable(cron, every, zone)
+
+        monkeypatch.setattr("knapsaq.definitions.timetable", unknown)
+        await Scheduler(queue, [tick]).run_once()
+        assert await queue.redis.hget(queue.keys.schedules, "tick") == before
+
+    async def test_a_clock_that_was_ahead_for_a_moment_silences_nothing(
+        self, queue: Queue, define: Define, clock: ManualClock
+    ) -> None:
+        """What did not fire in the hours that were skipped fires when they come."""
+        tick = define(cron="0 * * * *", overlap=True, misfire="skip")
+        await Scheduler(queue, [tick]).run_once()
+        clock.advance(5 * HOUR)
+        await Scheduler(queue, [tick]).run_once()
+        clock.advance(-5 * HOUR)
+        late = Scheduler(queue, [tick])
+        for _ in range(6):
+            await late.run_once()
+            clock.advance(HOUR)
+        assert sorted(await fired(queue)) == hours(1, 2, 3, 4, 5)
+
+    async def test_a_due_time_that_has_come_is_not_lost_to_a_change_of_the_moments(
+        self, queue: Queue, define: Define, registry: Registry, clock: ManualClock
+    ) -> None:
+        """Neither to an operator's nor to the next version's."""
+        await Scheduler(queue, [define(cron="0 13 * * *")]).run_once()
+        clock.advance(HOUR)
+        await registry.schedules.set("tick", cron="0 13,14 * * *")
+        await Scheduler(queue, [define(cron="0 13 * * 0-6", overlap=True)]).run_once()
+        assert await fired(queue) == hours(1)
+
+    async def test_a_crowd_of_unreadable_records_starves_no_other(
+        self, queue: Queue, define: Define, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """They are passed over from the second look on."""
+        monkeypatch.setattr("knapsaq.scheduling.DUE_A_CALL", 3)
+        scheduler = Scheduler(queue, [define(every=HOUR)])
+        await scheduler.run_once()
+        for number in range(5):
+            await queue.redis.hset(queue.keys.schedules, f"odd {number}", "?")
+            await queue.redis.zadd(queue.keys.schedules_due, {f"odd {number}": 1})
+        clock.advance(HOUR)
+        for _ in range(3):
+            await scheduler.run_once()
+        assert await fired(queue) == hours(1)
+
+    async def test_a_record_that_is_too_large_costs_its_own_schedule_alone(
+        self, queue: Queue, registry: Registry, clock: ManualClock, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """It is told, and the others fire."""
+
+        @registry.scheduled_task(every=HOUR, kwargs={"text": "x" * queue.settings.max_payload_bytes})
+        async def huge(text: str) -> None: ...
+
+        @registry.scheduled_task(every=HOUR)
+        async def small() -> None: ...
+
+        scheduler = Scheduler(queue, registry.get_all_tasks())
+        await scheduler.run_once()
+        clock.advance(HOUR)
+        assert await scheduler.run_once() == 1
+        assert "huge" in caplog.text
 
 
 class TestWorkers:
@@ -619,8 +796,8 @@ class TestCost:
         shots: list[int] = []
         due, fire = ScheduleStore.due, ScheduleStore.fire
 
-        async def counted_due(self: ScheduleStore) -> Any:
-            found = await due(self)
+        async def counted_due(self: ScheduleStore, passed_over: int) -> Any:
+            found = await due(self, passed_over)
             looks.append(found.now_ms)
             return found
 

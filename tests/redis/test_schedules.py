@@ -193,6 +193,33 @@ class TestPausing:
         entry = await registry.schedules.resume("ping")
         assert (entry.next_due, entry.edited) == (NOON + timedelta(minutes=1), ("enabled",))
 
+    async def test_one_whose_edit_no_longer_goes_with_the_code_can_be_paused(
+        self, queue: Queue, registry: Registry
+    ) -> None:
+        """What an operator set together stays together, whatever the next version says."""
+
+        async def many() -> None: ...
+
+        registry.scheduled_task(every=60, overlap=True)(many)
+        await Scheduler(queue, registry.get_all_tasks()).run_once()
+        await registry.schedules.set("many", misfire="all")
+        registry.clear()
+        registry.scheduled_task(every=60)(many)
+        await Scheduler(queue, registry.get_all_tasks()).run_once()
+        entry = await registry.schedules.pause("many")
+        assert not entry.enabled
+
+    async def test_moments_end_with_the_calendar(self, queue: Queue, registry: Registry) -> None:
+        """Those that are left are given, and no error."""
+
+        @registry.scheduled_task(every=315_360_000)
+        async def rare() -> None: ...
+
+        await Scheduler(queue, registry.get_all_tasks()).run_once()
+        moments = await registry.schedules.next("rare", 1000)
+        assert 700 < len(moments) < 1000
+        assert moments[-1].year > 9980
+
 
 class TestChanging:
     async def test_a_new_time_counts_at_once(
@@ -398,6 +425,20 @@ class TestAdding:
         with pytest.raises(ScheduleError, match="added at run time"):
             await schedules.reset("new")
 
+    async def test_what_has_left_the_code_can_be_removed(
+        self, schedules: Schedules, registry: Registry, queue: Queue
+    ) -> None:
+        """Also where no worker can tell that it was this program's, as its module is not imported any more."""
+        registry.clear()
+        await schedules.remove("report")
+        assert await raw(queue) == ({}, [], {})
+
+    async def test_a_task_is_a_task_or_a_name(self, schedules: Schedules) -> None:
+        """A function that is none is told."""
+        wrong: Any = len
+        with pytest.raises(OptionError, match="a task, or the name of one"):
+            await schedules.add("new", wrong, every=60)
+
 
 CALLS: dict[str, Callable[[Schedules], Awaitable[Any]]] = {
     "get": lambda schedules: schedules.get("reprot"),
@@ -430,13 +471,14 @@ class TestNames:
             await calls[call](registry.schedules)
 
     async def test_of_two_queues_with_one_name_this_programs_is_meant(
-        self, schedules: Schedules, client: Client, registry: Registry
+        self, schedules: Schedules, client: Client, registry: Registry, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """Without one in the code it is not guessed."""
+        """Which is told; without one in the code it is not guessed."""
         _, [held] = await client.queue().schedules.read()
         record = Record(task="other", code=Record.decode(held.raw).code)
         await client.queue("mail").schedules.write([Change("report", "", record, KEEP)])
         assert (await schedules.get("report")).queue == "default"
+        assert "report is in queue mail too; this is about queue default" in caplog.text
         registry.clear()
         with pytest.raises(ScheduleError, match="queues 'default' and 'mail' have one each"):
             await schedules.get("report")

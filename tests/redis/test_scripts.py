@@ -131,6 +131,9 @@ KEYS = {
     "schedules": text("saq:default:schedules"),
     "due": text("saq:default:schedules:due"),
     "fires": text("saq:default:schedules:fires"),
+    "schedules_to": text("saq:mail:schedules"),
+    "due_to": text("saq:mail:schedules:due"),
+    "fires_to": text("saq:mail:schedules:fires"),
     "job": text("saq:job:default:.+"),
     "flow": text("saq:default:flow:[^:]+"),
     "states": text("saq:default:flow:[^:]+:states"),
@@ -178,6 +181,7 @@ INFO_ARGS = {"payload": text(r"\{.*\}")}
 SCHEDULE_ARGS = {
     "limit": number(least=1),
     "pushes": text("saq:default:schedules:wake"),
+    "pushes_to": text("saq:mail:schedules:wake"),
     "name": text("hourly"),
     "due": MILLISECOND,
     "version": text("([0-9a-f]{40})?"),
@@ -189,7 +193,7 @@ SCHEDULE_ARGS = {
     "payload": text(r"(\{.+\})?"),
 }
 OWN_ARGS = {"worker_info": INFO_ARGS} | dict.fromkeys(
-    ("schedules_due", "schedules_fire", "schedules_write"), SCHEDULE_ARGS
+    ("schedules_due", "schedules_fire", "schedules_write", "schedules_move"), SCHEDULE_ARGS
 )
 
 
@@ -273,6 +277,16 @@ async def write_schedules(queue: Queue) -> None:
     assert await queue.schedules.read() == (ANY, [])
 
 
+async def move_schedule(queue: Queue) -> None:
+    await fire_schedule(queue)
+    _, [held] = await queue.schedules.read("hourly")
+    change = Change("hourly", held.version, Record.decode(held.raw), KEEP)
+    assert await queue.schedules.move("default", "mail", change)
+    assert not await queue.schedules.move("default", "mail", change)
+    assert await queue.schedules.read_in("mail", ["hourly"]) == [held]
+    assert await queue.schedules.read() == (ANY, [])
+
+
 async def start_flow(queue: Queue) -> WorkflowJob:
     task = queue.registry.get("echo") if queue.registry else None
     assert task is not None
@@ -320,6 +334,7 @@ OPERATIONS: dict[str, Callable[[Queue], Awaitable[Any]]] = {
     "schedules_due": fire_schedule,
     "schedules_fire": fire_schedule,
     "schedules_write": write_schedules,
+    "schedules_move": move_schedule,
     "flow_start": start_flow,
     "flow_retry": retry_flow,
     "flow_tell": tell_flow,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from knapsaq import Registry, Task, get_registry, scheduled_task, task
+from knapsaq import INJECTED, Registry, Task, get_registry, scheduled_task, task
 from knapsaq.errors import (
     DuplicateScheduleError,
     DuplicateTaskError,
@@ -223,6 +223,32 @@ def test_a_scheduled_task_whose_arguments_do_not_fit_is_refused(registry: Regist
 
         @registry.scheduled_task(cron="0 2 * * *", kwargs={"days": "three"})
         async def clean(*, days: int) -> None: ...
+
+
+def test_an_argument_that_a_schedule_gives_and_nobody_takes_is_told_with_those_that_there_are(
+    registry: Registry,
+) -> None:
+    """Also with the schedule's name, as a task may have several."""
+    given: Any = {"dayz": 1}
+    place = r"schedule 'often', defined at .*: task 'clean', argument 'dayz': expected one of days, given 1"
+    with pytest.raises(InvalidArgumentsError, match=place):
+
+        @registry.scheduled_task(every=60, schedule="often", kwargs=given)
+        async def clean(*, days: int = 3, session: object = INJECTED) -> None: ...
+
+    assert registry.names() == ()
+
+
+def test_a_schedule_is_given_by_name(registry: Registry) -> None:
+    """Without brackets, or with an expression alone, the error says what to write."""
+    wrong: Any = registry.scheduled_task
+
+    async def clean() -> None: ...
+
+    with pytest.raises(TaskDefinitionError, match=r"task 'clean': .*write @scheduled_task\(cron="):
+        wrong(clean)
+    with pytest.raises(OptionError, match=r"'0 2 \* \* \*'.*write @scheduled_task\(cron="):
+        wrong("0 2 * * *")
 
 
 class TestSeveralSchedules:

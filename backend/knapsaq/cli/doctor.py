@@ -18,6 +18,7 @@ from knapsaq.children import find_again
 from knapsaq.cli.loading import App, load
 from knapsaq.cli.reporting import output
 from knapsaq.client import Client, connect
+from knapsaq.definitions import coded
 from knapsaq.errors import BrokerError, KnapsaqError, SettingsError, nearest
 from knapsaq.providers import Injector
 from knapsaq.queue import Queue
@@ -85,7 +86,7 @@ async def examine(module: str | None) -> list[Finding]:
         findings += _tasks(app.registry, app.settings)
     if settings:
         findings[:0] = _settings(settings, own=app.module if app and app.has_settings else None)
-        findings += [finding async for finding in _broker(settings)]
+        findings += [finding async for finding in _broker(settings, app.registry if app else None)]
     return findings
 
 
@@ -156,6 +157,8 @@ def _tasks(registry: Registry, settings: Settings) -> Iterator[Finding]:
             task.verify(settings.task_timeout)
             find_again(task)
             Injector([task])
+            for schedule in task.schedules:
+                coded(task, schedule, settings.timezone)
         except KnapsaqError as error:
             wrong += 1
             yield Finding("tasks", "fail", str(error), f"defined at {task.location}")
@@ -168,7 +171,7 @@ def _tasks(registry: Registry, settings: Settings) -> Iterator[Finding]:
         yield Finding("queues", "fail", f"{queue!r} is not connected, but is the queue of {names}", remedy)
 
 
-async def _broker(settings: Settings) -> AsyncIterator[Finding]:
+async def _broker(settings: Settings, registry: Registry | None) -> AsyncIterator[Finding]:
     url = settings.redacted_broker_url
     try:
         async with connect(settings, registry=Registry()) as client:
@@ -179,6 +182,9 @@ async def _broker(settings: Settings) -> AsyncIterator[Finding]:
                 yield await _clock(client)
                 for queue in client.queues.values():
                     yield await _workers(queue)
+                if registry is not None:
+                    for finding in await _left_schedules(client, registry):
+                        yield finding
     except BrokerError as error:
         yield Finding("broker", "fail", f"{error.url} {error.problem}", error.remedy)
 
@@ -213,3 +219,17 @@ async def _workers(queue: Queue) -> Finding:
         text = f"nobody takes jobs from {queue.name!r}; {waiting} wait"
         return Finding("workers", "warn", text, f"start one: knapsaq -A MODULE worker --queues {queue.name}")
     return Finding("workers", "ok", f"{workers} on {queue.name!r}; {waiting} jobs wait, {info['active']} run")
+
+
+async def _left_schedules(client: Client, registry: Registry) -> list[Finding]:
+    """Return the stored schedules whose tasks this application does not have: another one's, or nobody's."""
+    return [
+        Finding(
+            "schedules",
+            "warn",
+            f"{entry.name!r} in queue {entry.queue!r} fires task {entry.task!r}, which is not known here",
+            f"if no other application has it either: knapsaq -A MODULE schedules remove {entry.name}",
+        )
+        for entry in await client.registry.schedules.list()
+        if registry.find(entry.task) is None
+    ]

@@ -23,10 +23,13 @@ from knapsaq.editing import Schedules
 from knapsaq.entries import ScheduleEntry, ScheduleFire
 from knapsaq.schedules import MISFIRES
 from knapsaq.settings import HIDDEN
+from knapsaq.task import Task
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 SHOWN_NEXT = 5
+OVERDUE = timedelta(seconds=5)
+"""How long a worker never needs to fire what is due."""
 
 EXAMPLES = """
 knapsaq -A app.queue.config schedules list
@@ -77,7 +80,8 @@ def list_(ctx: click.Context, as_json: bool) -> None:
 
     async def look(book: Schedules) -> list[tuple[ScheduleEntry, list[ScheduleFire]]]:
         entries = await book.list()
-        return list(zip(entries, await asyncio.gather(*(book.fires(entry.name) for entry in entries)), strict=True))
+        fires = await asyncio.gather(*(book.fires(entry.name, entry.queue) for entry in entries))
+        return list(zip(entries, fires, strict=True))
 
     app = load(ctx.obj)
     found = _ask(app, look)
@@ -210,7 +214,7 @@ def add(
 @click.argument("name")
 @click.pass_context
 def remove(ctx: click.Context, name: str) -> None:
-    """Remove the schedule NAME, which was added at run time."""
+    """Remove the schedule NAME, which was added at run time or has left the code."""
     _ask(load(ctx.obj), lambda book: book.remove(name))
     note(f"removed {name}")
 
@@ -226,7 +230,7 @@ def run(ctx: click.Context, name: str, arguments: tuple[str, ...], document: str
     async def send(book: Schedules) -> str:
         entry = await book.get(name)
         given, texts = {**read_document(document), **read_pairs(arguments)}, {*read_pairs(arguments)}
-        kwargs = read_texts(app.registry.find(entry.task), given, texts, entry.kwargs)
+        kwargs = read_texts(_known(app, entry.task), given, texts, entry.kwargs) if given else {}
         return (await book.run(name, **kwargs)).key
 
     app = load(ctx.obj)
@@ -240,8 +244,16 @@ def _given(
     given = {field: value for field, value in fields.items() if value is not None}
     if arguments or document is not None:
         pairs = read_pairs(arguments)
-        given["kwargs"] = read_texts(app.registry.find(task), {**read_document(document), **pairs}, {*pairs}, {})
+        given["kwargs"] = read_texts(_known(app, task), {**read_document(document), **pairs}, {*pairs}, {})
     return given
+
+
+def _known(app: App, task: str) -> Task[..., Any, Any] | None:
+    """Return the task whose arguments are given, or say that they are not checked."""
+    found = app.registry.find(task)
+    if found is None:
+        note(f"task {task!r} is not known here; its arguments are not checked")
+    return found
 
 
 def _ask(app: App, question: Callable[[Schedules], Awaitable[T]]) -> T:
@@ -262,7 +274,10 @@ def _report(entry: ScheduleEntry) -> None:
 
 def _state(entry: ScheduleEntry) -> str:
     """Return whether it fires, and what is not as in the code."""
-    states = ["active" if entry.enabled else "paused"]
+    by_hand = " by hand" if "enabled" in entry.edited else ""
+    states = [f"resumed{by_hand}" if entry.enabled and by_hand else "active" if entry.enabled else f"paused{by_hand}"]
+    late = entry.next_due is not None and datetime.now(UTC) - entry.next_due > OVERDUE
+    states += ["overdue: no worker of its queue runs"] if entry.enabled and late else []
     edited = [field for field in entry.edited if field != "enabled"]
     states += ["added at run time"] if entry.added else []
     states += [f"changed by hand: {', '.join(edited)}"] if edited else []
@@ -300,7 +315,7 @@ def _fraction(moment: datetime) -> str:
 def _plain(value: Any) -> Any:
     """Return what is shown as JSON types; durations in seconds, and no argument whose name looks secret."""
     if isinstance(value, Mapping):
-        return {name: HIDDEN if SECRET.search(name) else item for name, item in value.items()}
+        return {name: HIDDEN if SECRET.search(str(name)) else _plain(item) for name, item in value.items()}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, timedelta):

@@ -23,6 +23,7 @@
 | `saq:<queue>:schedules:due` | sorted set | schedules by the millisecond they are due at; no paused ones | removed |
 | `saq:<queue>:schedules:fires` | hash | newest job and last ten due times of each, a line each | removed |
 | `saq:<queue>:wake` | channel | a due time or an abort is new | - |
+| `saq:<queue>:schedules:birth` | string | by which workers see that Redis has lost its data | one day |
 | `saq:<queue>:schedules:wake` | channel | when the next schedule is due, after a fire; that one was changed | - |
 """
 
@@ -50,6 +51,7 @@ class Keys:
     schedules: str = field(init=False)
     schedules_due: str = field(init=False)
     schedules_fires: str = field(init=False)
+    schedules_birth: str = field(init=False)
     schedules_wake: str = field(init=False)
     flows: str = field(init=False)
     wake: str = field(init=False)

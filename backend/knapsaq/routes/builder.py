@@ -180,8 +180,9 @@ class WorkerBuilder:
 
         Raises:
             SettingsError: One is no name, or there is none.
+            OptionError: They are neither a text nor a list.
         """
-        names: Any = queues if isinstance(queues, str) else tuple(queues)
+        names: Any = queues if isinstance(queues, str) else tuple(_kind("queues", queues, Iterable, "names of queues"))
         self._queues = Settings(queues=names).queues
         return self
 

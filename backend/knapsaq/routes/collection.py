@@ -6,6 +6,7 @@ without that, the form of a route, a queue's name and a schedule's fields, is.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Self, TypeAlias
@@ -15,6 +16,7 @@ from knapsaq.options import NAME_PATTERN, queue_name
 from knapsaq.registry import Registry
 from knapsaq.routes.loading import load
 from knapsaq.schedules import Schedule
+from knapsaq.task import MAIN_MODULES
 
 RouteSchedule: TypeAlias = str | timedelta
 """A cron expression, such as ``crontab(...)`` gives, or an interval."""
@@ -34,6 +36,9 @@ class TaskRoutes:
         self._tasks: list[str] = []
         self._tasks_routes: dict[str, dict[str, str]] = {}
         self._periodic_tasks: dict[str, dict[str, Any]] = {}
+        caller = sys._getframe(1)  # noqa: SLF001 - as `warnings` and `logging` find who calls
+        name = str(caller.f_globals.get("__name__", ""))
+        self._module = f"file:{caller.f_code.co_filename}" if name in MAIN_MODULES else name
 
     def __repr__(self) -> str:
         return f"<TaskRoutes of {len(self._tasks)} routes, {len(self._periodic_tasks)} of them by the clock>"
@@ -158,7 +163,7 @@ class TaskRoutes:
         Returns:
             For each route that leads to no task, or whose schedule does not fit it, the reason.
         """
-        return load(registry, self.get_tasks(), self.get_tasks_routes(), self.get_periodic_tasks())
+        return load(registry, self.get_tasks(), self.get_tasks_routes(), self.get_periodic_tasks(), self._module)
 
 
 def _check_route(route: object) -> None:

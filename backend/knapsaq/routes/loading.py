@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import timedelta
 from types import ModuleType
 from typing import Any
@@ -32,6 +33,7 @@ def load(
     routes: Iterable[str],
     queues: Mapping[str, Mapping[str, str]],
     periodic: Mapping[str, Mapping[str, Any]],
+    module: str,
 ) -> dict[str, str]:
     """Import routes and register their tasks and schedules, unless a registry has them already.
 
@@ -40,6 +42,7 @@ def load(
         routes: The dotted paths.
         queues: ``{"queue": name}`` or nothing by route.
         periodic: ``"task"``, ``"schedule"``, ``"args"`` and maybe ``"kwargs"`` by the schedule's name.
+        module: Where they were collected; whoever does not import it leaves their schedules in Redis alone.
 
     Returns:
         For each route that is wrong the reason.
@@ -56,7 +59,7 @@ def load(
         if entry["task"] in problems:
             continue
         try:
-            _schedule(registry, name, entry)
+            _schedule(registry, name, entry, module)
         except KnapsaqError as error:
             problems[entry["task"]] = str(error)
     return {route: problems[route] for route in routes if route in problems}
@@ -139,18 +142,24 @@ def _refuse_foreign(registry: Registry, task: AnyTask) -> None:
         )
 
 
-def _schedule(registry: Registry, name: str, entry: Mapping[str, Any]) -> None:
+def _schedule(registry: Registry, name: str, entry: Mapping[str, Any], module: str) -> None:
     """Give a task its schedule, unless it has it."""
     task = registry.find(entry["task"])
     if task is None:
         raise RegistryError("it is a module; a schedule needs a function")
-    if any(schedule.name == name for schedule in task.schedules):
-        return
     when = entry["schedule"]
+    every = when if isinstance(when, timedelta) else None
+    known = next((schedule for schedule in task.schedules if schedule.name == name), None)
+    if known is not None:
+        same = known.cron == when if every is None else known.every == every.total_seconds()
+        if same and known.args == tuple(entry["args"]) and dict(known.kwargs) == entry.get("kwargs", {}):
+            return
+        raise RegistryError(f"schedule {name!r} is another one already; give this one a name of its own with name=...")
     registry.scheduled_task(
-        cron=None if isinstance(when, timedelta) else when,
-        every=when if isinstance(when, timedelta) else None,
+        cron=when if every is None else None,
+        every=every,
         schedule=name,
         args=entry["args"],
         kwargs=entry.get("kwargs"),
     )(task)
+    task.schedules = (*task.schedules[:-1], replace(task.schedules[-1], module=module))

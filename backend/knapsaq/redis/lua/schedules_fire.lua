@@ -72,7 +72,9 @@ for i = 1, #KEYS - OWN_KEYS do
     look_at(name, expected, version, next)
   end
   local back = allowed and tonumber(last_moment) - tonumber(moment)
-  if not allowed or (back >= 0 and back < DAY_MS) then
+  local known = allowed and back >= 0 and back < DAY_MS
+    and (payload == '' or call('EXISTS', job) == 1 or string.find('\n' .. lines, '\n' .. moment .. ' + ', 1, true))
+  if not allowed or known then
     answers[i] = 0
   elseif payload == '' then
     answers[i] = 1
@@ -82,7 +84,7 @@ for i = 1, #KEYS - OWN_KEYS do
     lines = moment .. ' - ' .. SKIPPED .. '\n' .. lines
   else
     answers[i] = 1
-    last_moment, last_job = moment, job
+    last_moment, last_job = back >= 0 and back < DAY_MS and last_moment or moment, job
     lines = moment .. ' + ' .. job .. '\n' .. lines
     if not is_open(job) then
       taken[#taken + 1] = job
