@@ -155,7 +155,7 @@ class DuplicateScheduleError(RegistryError):
     def __str__(self) -> str:
         return (
             f"schedule {self.name!r} is defined twice: {self.first} and {self.second}; "
-            f"give one of them another name with @scheduled_task(schedule=...)"
+            f"give one of them another name with @scheduled_task(schedule=...), or with name=... where a route names it"
         )
 
 

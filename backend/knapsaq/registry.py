@@ -20,7 +20,6 @@ from knapsaq.decorators import Decorator, TaskDecorator
 from knapsaq.definitions import naming
 from knapsaq.editing import Schedules
 from knapsaq.errors import (
-    ConfigurationError,
     DuplicateScheduleError,
     DuplicateTaskError,
     KnapsaqError,
@@ -31,7 +30,7 @@ from knapsaq.errors import (
 )
 from knapsaq.middleware import Layers, Stack
 from knapsaq.options import TaskKeywords, TaskOptions
-from knapsaq.schedules import Misfire, Schedule
+from knapsaq.schedules import Misfire, Schedule, without_name
 from knapsaq.signature import INJECTED
 from knapsaq.task import Sender, Task
 from knapsaq.timing import Duration
@@ -102,7 +101,7 @@ class Registry(Wiring):
             TaskDefinitionError: A further schedule of the same task has no name of its own.
         """
         if wrong:
-            raise _without_name(wrong[0])
+            raise without_name(wrong[0])
         given = {"cron": cron, "every": every, "name": schedule, "timezone": timezone, "args": args, "kwargs": kwargs}
         given |= {"jitter": jitter, "misfire": misfire, "misfire_window": misfire_window}
         given |= {"overlap": overlap, "enabled": enabled}
@@ -234,11 +233,16 @@ class Registry(Wiring):
 
     def _schedule(self, function: Any, given: Mapping[str, Any], options: Mapping[str, Any]) -> AnyTask:
         place = f"@scheduled_task of {function.name if isinstance(function, Task) else _named(function)!r}"
-        schedule = Schedule.build(place, **given)
+        # First, so that a misspelt option is named and not what is missing instead.
         if isinstance(function, Task):
             task = self._further(place, function, options)
         else:
             task = self._build(place, function, options)
+        try:
+            schedule = Schedule.build(place, **given)
+        except OptionError as error:
+            option = "schedule" if error.option == "name" else error.option
+            raise OptionError(place, option, error.given, error.expected) from error.__cause__
         schedule = replace(schedule, name=schedule.name or task.name)
         with naming(task, schedule.name):
             _bind(task, schedule)
@@ -282,14 +286,6 @@ def _bind(task: AnyTask, schedule: Schedule) -> None:
     if not (signature.open_ended or schedule.kwargs.keys() <= signature.parameters.keys()):
         given = {*signature.parameters}  # so that the error lists them
     signature.bind(schedule.args, schedule.kwargs, signature.injectable(signature.parameters.keys() - given))
-
-
-def _without_name(given: object) -> ConfigurationError:
-    """Return the error of ``@scheduled_task`` without brackets, or with a value that names no option."""
-    remedy = "write @scheduled_task(cron='0 2 * * *') or @scheduled_task(every=30)"
-    if callable(given):
-        return TaskDefinitionError(_named(given), f"nothing says when it runs; {remedy}")
-    return OptionError("@scheduled_task", "cron", given, f"it by its name; {remedy}")
 
 
 def _named(function: object) -> str:

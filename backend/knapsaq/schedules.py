@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal, TypedDict, cast
 
-from knapsaq.errors import CronError, OptionError
+from knapsaq.errors import ConfigurationError, CronError, OptionError, TaskDefinitionError
 from knapsaq.options import NAME, SECONDS, Check, check, duration, name
 from knapsaq.timetable import Cron, Every
 from knapsaq.timing import Duration
@@ -113,6 +113,14 @@ class Schedule:
     def describe(self, default_timezone: str) -> str:
         """Return when it fires, in words."""
         return describe(self.timetable(default_timezone))
+
+
+def without_name(given: object) -> ConfigurationError:
+    """Return the error of ``@scheduled_task`` without brackets, or with a value that names no option."""
+    remedy = "write @scheduled_task(cron='0 2 * * *') or @scheduled_task(every=30)"
+    if callable(given):
+        return TaskDefinitionError(str(getattr(given, "__name__", given)), f"nothing says when it runs; {remedy}")
+    return OptionError("@scheduled_task", "cron", given, f"it by its name; {remedy}")
 
 
 def _one_of_two(given: tuple[object, object]) -> str:

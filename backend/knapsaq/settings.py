@@ -263,6 +263,9 @@ class Settings(LoudSettings):
             raise ValueError(  # noqa: TRY004 - as pydantic wants it
                 'a JSON object of patterns and queues, such as {"shop.payments.*": "payments"}'
             )
+        for pattern, queue in value.items():
+            if not isinstance(pattern, str) or not isinstance(queue, str):
+                raise ValueError(f"names of queues, which for {pattern!r} {queue!r} is not")  # noqa: TRY004 - likewise
         return dict(value)
 
     @field_validator("task_routes")

@@ -43,6 +43,20 @@ class TestWhichApplication:
         assert "there is no module 'shop.jobs'" in result.stderr
         assert str(folder) in result.stderr
 
+    def test_a_name_that_a_module_does_not_have_is_told_with_the_nearest(self, run: Run) -> None:
+        """The module is there, and looking for it would be in vain."""
+        result = run("-A", "shop_jobs.registri", "tasks")
+        assert result.exit_code == 2
+        told = " ".join(result.stderr.split())
+        assert "module 'shop_jobs' has no 'registri'; did you mean 'registry'?" in told
+        assert "there is no module" not in told
+
+    def test_queues_that_name_none_are_refused(self, run: Run) -> None:
+        """An empty variable in a script must not serve all of them."""
+        result = run("-A", "shop_jobs", "worker", "--queues", "")
+        assert result.exit_code == 2
+        assert "it names no queue" in result.stderr
+
     @pytest.mark.parametrize(
         ("source", "expected"),
         [

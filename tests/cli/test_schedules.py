@@ -202,7 +202,7 @@ class TestChanges:
         ("words", "text"),
         [
             (("pause", "nigthly"), "did you mean 'nightly'"),
-            (("set", "nightly"), "one of the fields"),
+            (("set", "nightly"), "KEY=VALUE, --cron, --every"),
             (("set", "nightly", "--cron", "x"), "option 'cron' is 'x'"),
             (("set", "nightly", "--misfire", "twice"), "Invalid value"),
             (("set", "nightly", "batch=many"), "'batch'"),

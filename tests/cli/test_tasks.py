@@ -49,3 +49,22 @@ class TestTasks:
         result = run("-A", "empty_jobs", "tasks")
         assert result.exit_code == 0
         assert "put @task on a function" in result.stderr
+
+    def test_several_schedules_of_a_task_are_named(self, run: Run, folder: Path) -> None:
+        """An interval is told in words alone."""
+        source = """
+from knapsaq import Registry
+
+registry = Registry()
+
+
+@registry.scheduled_task(every=300, schedule="a.b")
+@registry.scheduled_task(every=60)
+async def c() -> None: ...
+"""
+        (folder / "both_jobs.py").write_text(source)
+        text = run("-A", "both_jobs", "tasks").stdout
+        assert "every minute" in text
+        assert "a.b:" in text
+        assert "300" not in text
+        assert "60.0" not in text

@@ -213,6 +213,8 @@ class TestCollections:
             (lambda task: task.register_periodic_task("a.b", timedelta(0)), "'every' is datetime.timedelta(0)"),
             (lambda task: task.register_periodic_task("a.b", "@daily", "q", 1, args=[2]), "not both"),
             (lambda task: task.register_periodic_task("a.b", "@daily", args="ab"), "a list of arguments"),
+            (lambda task: task.register_periodic_task("a.b", "@daily", args="ab"), "register_periodic_task of 'a.b'"),
+            (lambda task: task.bulk_register_periodic_task([("a.b", "@daily", [])] * 2), "each route once"),
             (lambda task: task.register_periodic_task("a.b", "@daily", kwargs=["x"]), "arguments by name"),
             (lambda task: task.register_periodic_task("a.b", "@daily", name="a b"), "'name' is 'a b'"),
             (lambda task: task.register_periodic_task("a.b", "@daily", "q q"), "'queue' is 'q q'"),
@@ -453,12 +455,14 @@ class TestSchedules:
         """Named by its route, in the builder's time zone, and changed while everything runs."""
         routes = TaskRoutes().register_periodic_task("bakery.tasks.knead", crontab(hour=2), "ovens", "rye")
         routes.register_periodic_task("bakery.tasks.knead", timedelta(days=1), None, "oat", name="oat.daily")
-        async with started(build(routes).set_timezone("Europe/Berlin").create()):
+        worker = build(routes).set_timezone("Europe/Berlin").create()
+        async with started(worker):
             assert [schedule.name for schedule in bakery.get("bakery.tasks.knead").schedules] == [
                 "bakery.tasks.knead",
                 "oat.daily",
             ]
             found = await eventually(lambda: _entries(bakery, 2))
+            assert "ovens" in repr(worker)
             assert {(entry.name, entry.queue) for entry in found} == {
                 ("bakery.tasks.knead", "ovens"),
                 ("oat.daily", "ovens"),
@@ -503,11 +507,11 @@ class TestBuilder:
         [
             (lambda builder: builder.set_name("my worker"), "1 to 100 letters"),
             (lambda builder: builder.set_name(3), "1 to 100 letters"),
-            (lambda builder: builder.set_redis("localhost:6379"), "BROKER_URL"),
+            (lambda builder: builder.set_redis("localhost:6379"), "of WorkerBuilder.set_redis is"),
             (lambda builder: builder.set_redis(6379), "a RedisInstance or a URL"),
             (lambda builder: builder.set_task("myapp.tasks"), "an instance of knapsaq.routes.TaskRoutes"),
-            (lambda builder: builder.set_timezone("Mars"), "TIMEZONE is 'Mars'"),
-            (lambda builder: builder.set_concurrency(0), "CONCURRENCY is 0"),
+            (lambda builder: builder.set_timezone("Mars"), "setting of WorkerBuilder.set_timezone is 'Mars'"),
+            (lambda builder: builder.set_concurrency(0), "setting of WorkerBuilder.set_concurrency is 0"),
             (lambda builder: builder.set_queues([]), "at least one name"),
             (lambda builder: builder.set_queues(None), "names of queues"),
             (lambda builder: builder.set_queues(["a b"]), "'a b' is not"),

@@ -82,6 +82,7 @@ async def in_place() -> None:
 
 def definitions() -> None:
     task("a name")  # type: ignore[call-overload]
+    scheduled_task("0 2 * * *")  # type: ignore[arg-type]
     scheduled_task(cron=5)  # type: ignore[arg-type]
     scheduled_task(every="1 h")  # type: ignore[arg-type]
     scheduled_task(cron="* * * * *", misfire="twice")  # type: ignore[arg-type]

@@ -251,6 +251,25 @@ def test_a_schedule_is_given_by_name(registry: Registry) -> None:
         wrong("0 2 * * *")
 
 
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"crn": "@daily"}, "option 'crn' is '@daily'"),
+        ({"cron": "@daily", "schedule": "a b"}, "option 'schedule' is 'a b'"),
+    ],
+)
+def test_a_wrong_option_is_told_by_the_name_under_which_it_was_given(
+    registry: Registry, given: dict[str, Any], told: str
+) -> None:
+    """And a misspelt one before what is missing because of it; nothing is registered."""
+
+    async def clean() -> None: ...
+
+    with pytest.raises(OptionError, match=told):
+        registry.scheduled_task(**given)(clean)
+    assert registry.names() == ()
+
+
 class TestSeveralSchedules:
     def test_decorators_on_top_of_each_other_schedule_one_task(self, registry: Registry) -> None:
         """Each gives it a schedule with a name of its own; the innermost one makes the task."""

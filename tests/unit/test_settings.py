@@ -127,7 +127,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("task_routes", "payments", "a JSON object of patterns and queues"),
     ("task_routes", {" ": "mail"}, "patterns that are not empty"),
     ("task_routes", {"a.*": "two words"}, "names of queues, which 'a.*': 'two words' is not"),
-    ("task_routes", {"a.*": 3}, "by pattern"),
+    ("task_routes", {"a.*": 3}, "names of queues, which for 'a.*' 3 is not"),
     ("concurrency", 0, "a whole number from 1 to 10,000"),
     ("concurrency", 10_001, "a whole number from 1 to 10,000"),
     ("concurrency", "many", "a whole number from 1 to 10,000"),

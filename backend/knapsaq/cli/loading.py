@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from knapsaq.errors import ConfigurationError, KnapsaqError, RegistryError
+from knapsaq.errors import ConfigurationError, KnapsaqError, RegistryError, nearest
 from knapsaq.importing import failure
 from knapsaq.registry import Registry, get_registry
 from knapsaq.routes import RoutedWorker, TaskRoutes
@@ -114,8 +114,12 @@ def _import(name: str, here: str) -> Any:
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
             raise _broken(name, error) from error
         parent, _, last = name.rpartition(".")
-        if error.name == name and parent and hasattr(module := sys.modules.get(parent), last):
+        module = sys.modules.get(parent)
+        if error.name == name and parent and hasattr(module, last):
             return getattr(module, last)
+        if error.name == name and isinstance(module, ModuleType) and not hasattr(module, "__path__"):
+            known = (one for one in vars(module) if not one.startswith("_"))
+            raise RegistryError(f"module {parent!r} has no {last!r}; {nearest(last, known)}") from error
         msg = f"there is no module {name!r}: {error.name!r} is neither installed nor in {here}; run where it lies"
         raise RegistryError(msg) from error
     except Exception as error:

@@ -181,7 +181,10 @@ def set_(ctx: click.Context, /, name: str, arguments: tuple[str, ...], document:
 
     async def change(book: Schedules) -> ScheduleEntry:
         entry = await book.get(name)
-        return await book.set(name, **_given(app, entry.task, arguments, document, fields))
+        given = _given(app, entry.task, arguments, document, fields)
+        if not given:
+            raise click.UsageError("nothing to change was given: KEY=VALUE, --cron, --every or another option")
+        return await book.set(name, **given)
 
     app = load(ctx.obj)
     _report(_ask(app, change))

@@ -43,7 +43,7 @@ def tasks(ctx: click.Context, as_json: bool) -> None:
         return
     table = Table("Task", "Queue", "Schedule", "Options", "Parameters", "Defined in")
     for one in found:
-        schedules = "\n".join(f"{each['cron'] or each['every']}: {each['words']}" for each in one["schedules"])
+        schedules = "\n".join(_when(each, one["name"]) for each in one["schedules"])
         options = "\n".join(f"{name}={value}" for name, value in one["options"].items())
         parameters = "\n".join(each["text"] for each in one["parameters"])
         cells = (one["name"], one["queue"], schedules, options, parameters, one["location"])
@@ -73,6 +73,12 @@ def described(task: Task[..., Any, Any], timezone: str) -> dict[str, Any]:
         "injected": sorted(task.injected),
         "location": _near(task.location),
     }
+
+
+def _when(schedule: dict[str, Any], task: str) -> str:
+    """Return when a schedule fires, with its name unless that is the task's."""
+    parts = (schedule["name"] if schedule["name"] != task else None, schedule["cron"], schedule["words"])
+    return ": ".join(part for part in parts if part)
 
 
 def _options(options: TaskOptions) -> dict[str, Any]:

@@ -20,7 +20,10 @@ MOST_PROCESSES = 256
 def split_queues(_ctx: click.Context, _parameter: click.Parameter, given: Sequence[str]) -> tuple[str, ...]:
     """Return names that were given with commas, one by one, or both; each once."""
     names = (name.strip() for text in given for name in text.split(","))
-    return tuple(dict.fromkeys(name for name in names if name))
+    found = tuple(dict.fromkeys(name for name in names if name))
+    if given and not found:
+        raise click.BadParameter("it names no queue; leave it out to serve all")
+    return found
 
 
 def worker_options(command: F) -> F:

@@ -14,7 +14,7 @@ from typing import Any, Self, TypeVar
 
 from knapsaq import events
 from knapsaq.client import connect
-from knapsaq.errors import OptionError, WorkerError, nearest
+from knapsaq.errors import OptionError, SettingsError, WorkerError, nearest
 from knapsaq.process import first_error, run_workers
 from knapsaq.redis.connection import broker_errors
 from knapsaq.registry import Registry, get_registry
@@ -100,6 +100,7 @@ class RoutedWorker:
 
     async def _run(self) -> None:
         async with connect(self.settings, registry=self.registry) as client:
+            self.settings = client.settings  # with the queues of the routes
             own = {task.options.queue for task in self.registry.get_all_tasks()}
             for queue in self.queues or ():
                 if queue not in own:
@@ -145,7 +146,9 @@ class WorkerBuilder:
             SettingsError: It is none; a password in it is not shown.
         """
         _kind("redis", redis, (RedisInstance, str), "a RedisInstance or a URL such as 'redis://localhost:6379/0'")
-        return self._set(broker_url=redis.url if isinstance(redis, RedisInstance) else redis)
+        url = redis.url if isinstance(redis, RedisInstance) else redis
+        self._values["broker_url"] = _checked("set_redis", "broker_url", url)
+        return self
 
     def set_task(self, task: TaskRoutes) -> Self:
         """Add routes with their queues and schedules; what is registered there later counts as well.
@@ -162,7 +165,8 @@ class WorkerBuilder:
         Raises:
             SettingsError: There is none of that name.
         """
-        return self._set(timezone=timezone)
+        self._values["timezone"] = _checked("set_timezone", "timezone", timezone)
+        return self
 
     def set_concurrency(self, concurrency: int) -> Self:
         """Set how many jobs of each queue run at once, 1 to 10,000.
@@ -170,7 +174,8 @@ class WorkerBuilder:
         Raises:
             SettingsError: It is out of range.
         """
-        return self._set(concurrency=concurrency)
+        self._values["concurrency"] = _checked("set_concurrency", "concurrency", concurrency)
+        return self
 
     def set_queues(self, queues: Iterable[str]) -> Self:
         """Set the queues that the worker serves; without it, it serves all that the routes and the settings name.
@@ -183,7 +188,7 @@ class WorkerBuilder:
             OptionError: They are neither a text nor a list.
         """
         names: Any = queues if isinstance(queues, str) else tuple(_kind("queues", queues, Iterable, "names of queues"))
-        self._queues = Settings(queues=names).queues
+        self._queues = _checked("set_queues", "queues", names)
         return self
 
     def set_settings(self, settings: Settings) -> Self:
@@ -217,9 +222,15 @@ class WorkerBuilder:
         settings = settings.model_copy(update=self._values).with_queues(self._queues or ())
         return RoutedWorker(settings, registry, self._queues, self._name)
 
-    def _set(self, **value: Any) -> Self:
-        self._values |= {name: getattr(Settings(**value), name) for name in value}
-        return self
+
+def _checked(method: str, name: str, value: Any) -> Any:
+    """Return a setting as ``Settings`` takes it; an error names the method, as no variable was set."""
+    try:
+        return getattr(Settings(**{name: value}), name)
+    except SettingsError as error:
+        if error.setting != f"KNAPSAQ_{name.upper()}":
+            raise  # one of the environment's
+        raise SettingsError(f"of {PLACE}.{method}", error.given, error.expected) from None
 
 
 def _kind(option: str, value: T, kind: type | tuple[type, ...], expected: str) -> T:

@@ -109,7 +109,7 @@ class TaskRoutes:
         _check_schedule(place, schedule)
         entry = route if name is None else name
         when = {"every" if isinstance(schedule, timedelta) else "cron": schedule}
-        given = values or tuple(_several("args", () if args is None else args, "a list of arguments"))
+        given = values or tuple(_several("args", () if args is None else args, "a list of arguments", place))
         Schedule.build(place, name=entry, args=given, kwargs=kwargs, **when)
         self.register(route, queue)
         self._periodic_tasks[entry] = {"task": route, "schedule": schedule, "args": given}
@@ -134,6 +134,9 @@ class TaskRoutes:
             if not isinstance(entry, (tuple, list)) or len(entry) != 3:  # noqa: PLR2004 - as the sentence says
                 raise OptionError("bulk_register_periodic_task", "tasks", entry, "(route, schedule, args) for each")
             route, schedule, args = entry
+            if route in checked.get_periodic_tasks():
+                expected = "each route once; give further schedules of one a name with register_periodic_task(name=...)"
+                raise OptionError("bulk_register_periodic_task", "tasks", entry, expected)
             checked.register_periodic_task(route, schedule, queue, args=args)
         for name, entry in checked._periodic_tasks.items():
             self.register(entry["task"], queue)
@@ -186,7 +189,7 @@ def _check_queue(route: str, queue: object) -> None:
         raise OptionError(f"route {route!r}", "queue", queue, expected) from None
 
 
-def _several(option: str, given: Any, expected: str) -> list[Any]:
+def _several(option: str, given: Any, expected: str, place: str = "TaskRoutes") -> list[Any]:
     if isinstance(given, (str, bytes, Mapping)) or not isinstance(given, Iterable):
-        raise OptionError("TaskRoutes", option, given, expected)
+        raise OptionError(place, option, given, expected)
     return list(given)
