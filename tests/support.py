@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import inspect
 import os
+import re
 import signal
 import socket
 import time
@@ -38,6 +39,11 @@ async def eventually(condition: Callable[[], Any | Awaitable[Any]], *, within: f
         if time.monotonic() > deadline:
             pytest.fail(f"waited {within:g} s in vain for {inspect.getsource(condition).strip()}")
         await asyncio.sleep(0.005)
+
+
+def named(value: object) -> str:
+    """Return a name for a parameter that is the same in every process."""
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
 
 
 @asynccontextmanager

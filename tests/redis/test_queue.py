@@ -13,7 +13,7 @@ import pytest
 from saq.job import Job as SaqJob
 from saq.job import Status
 from tests.redis.conftest import Gate
-from tests.support import ended, eventually, left_behind, lists, store, working
+from tests.support import ended, eventually, left_behind, lists, named, store, working
 
 from knapsaq import (
     BrokerError,
@@ -125,7 +125,7 @@ class TestEnqueue:
             ({"text": "hi", "retries": 1.5}, InvalidArgumentsError),
             ({"text": "hi", "key": 5}, InvalidArgumentsError),
         ],
-        ids=str,
+        ids=named,
     )
     async def test_a_job_that_cannot_be_stored_is_its_callers_error_alone(
         self, queue: Queue, wrong: dict[str, Any], error: type[Exception]

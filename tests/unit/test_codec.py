@@ -15,6 +15,7 @@ import pydantic
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support import named
 
 from knapsaq.codec import shown
 from knapsaq.errors import InvalidArgumentsError
@@ -291,7 +292,7 @@ class TestRefusal:
             (list[str], ["file \udcff"]),
             (Any, {"file \udcff": 1}),
         ],
-        ids=repr,
+        ids=named,
     )
     def test_a_value_that_does_not_fit_names_its_parameter(self, annotation: Any, value: Any) -> None:
         """The caller hears which argument is wrong, what it has to be and what it was."""
@@ -350,7 +351,7 @@ class TestRefusal:
             (uuid.UUID, "hunter2", ""),
             (Opaque, "hunter2", ""),
         ],
-        ids=repr,
+        ids=named,
     )
     def test_in_the_worker_no_value_is_shown(self, annotation: Any, stored: Any, detail: str) -> None:
         """The error becomes the job's, which is logged; it names the parameter, the kind and the place."""
