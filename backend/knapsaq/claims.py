@@ -279,7 +279,7 @@ class ClaimingQueue(RedisQueue):
         if verb == "bury":
             record = _with_reason(job.error or "", record)
         end = Settlement(claim.job_id, claim.token, verb, record, self.whole_ttl(job), status)
-        return self._telling(end, job.result, job.error)
+        return self._telling(end, job.result, job.error) if MARK in claim.job_id else end
 
     def whole_ttl(self, job: SaqJob) -> int:
         """Return for how many seconds an ended job is kept, as Redis takes them; 0 is for ever, below 0 not at all."""

@@ -26,6 +26,7 @@ from knapsaq.deadline import Deadline, SoftDeadline, Steered
 from knapsaq.errors import SoftTimeLimitExceeded, TaskProcessError, TaskTimeoutError, UnknownTaskError
 from knapsaq.flows import inputs
 from knapsaq.job import UNKNOWN_SINCE, Job, backed_off
+from knapsaq.middleware import Stack
 from knapsaq.options import NEVER_RETRIED
 from knapsaq.outcomes import (
     Aborted,
@@ -106,7 +107,8 @@ class Executor:
         if job.meta:
             job.forget(UNKNOWN_SINCE)
         try:
-            result = await self._surrounded(task, job, ctx)
+            stack = ctx.stack if ctx.stack is not None and ctx.stack.around else None
+            result = await (self._surrounded(task, job, ctx, stack) if stack else self._attempt(task, job, ctx))
             outcome = succeeded(job.function, result)
             chosen = outcome.problem is not None and isinstance(result, TaskSignal)
             return self._chosen(task, job, ctx, result) if chosen else outcome
@@ -135,10 +137,8 @@ class Executor:
         events.task_unknown(job, after)
         return Released(reason, after)
 
-    async def _surrounded(self, task: Task[..., Any, Any] | None, job: Job[Any], ctx: Context) -> Any:
+    async def _surrounded(self, task: Task[..., Any, Any] | None, job: Job[Any], ctx: Context, stack: Stack) -> Any:
         """Run the attempt inside of all ``around``; these see results as values and signals as exceptions."""
-        if ctx.stack is None or not ctx.stack.around:
-            return await self._attempt(task, job, ctx)
         elsewhere: Elsewhere | None = None
 
         async def attempt() -> Any:
@@ -151,7 +151,7 @@ class Executor:
                 raise result
             return result
 
-        result = await ctx.stack.run(ctx, attempt)
+        result = await stack.run(ctx, attempt)
         # What came encoded, perhaps with the reason why it could not be stored, is so still where nobody changed it.
         return elsewhere if elsewhere is not None and result is elsewhere.outcome.result else result
 

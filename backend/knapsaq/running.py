@@ -9,6 +9,7 @@ from knapsaq.claims import Claim
 from knapsaq.context import Context
 from knapsaq.errors import TaskTimeoutError
 from knapsaq.outcomes import Aborted, Failed, Outcome, Retried, Succeeded
+from knapsaq.slots import Slot
 
 OVERDUE_SECONDS = 5.0
 """How long a function may take to end after its limit has passed and it was cancelled."""
@@ -25,6 +26,7 @@ class Running:
         ends_as: Its outcome, once it has been interrupted on purpose.
         cancelled: Whether its coroutine was cancelled for that.
         begun: Whether its coroutine has taken its first step.
+        slot: Its place among those that run, once it has one.
         heard: The newest sign of life that it gave, and when that was seen, by the loop's clock.
     """
 
@@ -34,6 +36,7 @@ class Running:
     ends_as: Outcome | None = None
     cancelled: bool = False
     begun: bool = False
+    slot: Slot | None = None
     heard: tuple[int, float] | None = None
 
     def interrupt(self, outcome: Outcome, *, gently: bool = False) -> None:

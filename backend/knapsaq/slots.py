@@ -26,9 +26,11 @@ class Slots:
         self.freed = 0
         self._on_freed = on_freed
 
-    def enter(self) -> None:
+    def enter(self) -> Slot:
         """Give the code that runs from here on, and all tasks that it starts, a slot."""
-        _current.set(_Slot(self))
+        slot = Slot(self)
+        _current.set(slot)
+        return slot
 
     def give(self) -> None:
         """Take back what a job gives up."""
@@ -36,24 +38,31 @@ class Slots:
         self._on_freed()
 
 
-class _Slot:
-    """One job's slot; several parts of a job may wait at once."""
+class Slot:
+    """One job's slot; several parts of a job may wait at once, and some after its end."""
 
-    __slots__ = ("slots", "waiting")
+    __slots__ = ("left", "slots", "waiting")
 
     def __init__(self, slots: Slots) -> None:
         self.slots = slots
         self.waiting = 0
+        self.left = False
+
+    def leave(self) -> None:
+        """Give it back for good, as the job has ended; whoever goes on in its name has none to give up."""
+        self.left = True
+        if self.waiting:
+            self.slots.freed -= 1
 
 
-_current: ContextVar[_Slot | None] = ContextVar("slot", default=None)
+_current: ContextVar[Slot | None] = ContextVar("slot", default=None)
 
 
 @contextmanager
 def given_up() -> Iterator[None]:
     """Give up the slot of the job that runs here, if any, while the block runs."""
     slot = _current.get()
-    if slot is None:
+    if slot is None or slot.left:
         yield
         return
     slot.waiting += 1
@@ -63,5 +72,5 @@ def given_up() -> Iterator[None]:
         yield
     finally:
         slot.waiting -= 1
-        if not slot.waiting:
+        if not slot.waiting and not slot.left:
             slot.slots.freed -= 1

@@ -283,7 +283,7 @@ class Worker(SaqWorker[Any]):
 
     async def _run(self, running: Running) -> None:
         running.begun = True
-        self._slots.enter()
+        running.slot = self._slots.enter()
         origin.set(running.claim.job)
         outcome = running.ends_as or await self._attempt(running, running.ctx)
         if running.ends_as is not None:
@@ -324,6 +324,8 @@ class Worker(SaqWorker[Any]):
 
     def _end(self, running: Running, outcome: Outcome) -> None:
         del self._running[running.claim.job_id]
+        if running.slot is not None:
+            running.slot.leave()
         self._exchange.post(self.queue.settlement(running.claim, outcome))
         self._signal.set()
         self._aftermath.begin(running.ctx, outcome)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -134,3 +135,26 @@ async def test_a_task_that_looks_on_gives_up_its_slot(queue: Queue, registry: Re
         await eventually(lambda: gate.begun)
         gate.open()
         assert await job.wait(5) == ["queued", "complete"]
+
+
+async def test_a_hook_that_waits_when_its_job_has_ended_has_no_slot_to_give_up(
+    queue: Queue, registry: Registry, gate: Gate
+) -> None:
+    """The job has given it back, so no more jobs run at once than there are slots."""
+
+    class Follows(Middleware):
+        async def on_success(self, ctx: Context, result: Any) -> None:
+            await (await registry.get("held").using(key="first").enqueue()).wait(5)
+
+    @registry.task(middleware=Follows())
+    async def leads() -> None: ...
+
+    async with working(queue, concurrency=1):
+        await (await leads.enqueue()).wait(5)
+        await gate.entered()
+        second = await registry.get("held").enqueue()
+        await asyncio.sleep(0.2)
+        assert gate.begun == ["first"]
+        gate.open()
+        assert await second.wait(5) == "let go"
+    assert gate.most == 1
