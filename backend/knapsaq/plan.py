@@ -238,4 +238,6 @@ def compiled(expression: Expression, options: FlowOptions, *, first: int = 0) ->
         if sig is not None:
             refuse_misfit("", [returned], sig)
         finals.append(planner.node(next(numbers), sig, _After((), (taken,)), None) if sig else None)
-    return Plan(tuple(planner.nodes), dict(planner.children), ends, shape, result, *finals)
+    # An empty group behind a node ends with that node, which may be followed by the group's neighbours all the same.
+    last = tuple(dict.fromkeys(end for end in ends if not planner.children.get(end)))
+    return Plan(tuple(planner.nodes), dict(planner.children), last, shape, result, *finals)

@@ -74,6 +74,7 @@ class Model:
     lease_ms: int
     records: dict[str, Record] = field(default_factory=dict)
     waiting: list[str] = field(default_factory=list)
+    released: list[str] = field(default_factory=list)
     delayed: dict[str, int] = field(default_factory=dict)
     held: dict[str, Hold] = field(default_factory=dict)
     leases: dict[str, int] = field(default_factory=dict)
@@ -100,6 +101,8 @@ class Model:
     def advance(self, now_ms: int, worker: str, moves: Iterable[Move], want: int) -> tuple[list[bool], list[str]]:
         """Settle, promote and claim; returns whether each move counted, and the keys to claim in their order."""
         settled = [self._settle(now_ms, move) for move in moves]
+        self.waiting[:0] = self.released  # in the order in which they came
+        self.released.clear()
         self._promote(now_ms)
         if self.waiting and want and self.leases.get(worker, 0) <= now_ms:
             self.leases[worker] = now_ms + self.lease_ms
@@ -231,7 +234,7 @@ class Model:
         elif isinstance(outcome, Retried):
             self.waiting.append(key)
         else:
-            self.waiting.insert(0, key)
+            self.released.append(key)
 
     def _end(self, key: str, record: Record) -> None:
         self.ended += 1

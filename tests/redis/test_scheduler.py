@@ -568,7 +568,7 @@ class TestDeployments:
             ("knapsaq.cli.__main__", False),
             ("another_service.tasks", False),
             ("", False),
-            (f"file:{sys.modules['__main__'].__file__}", True),
+            (f"file:{__file__}", True),
             ("file:/srv/another/worker.py", False),
         ],
     )
@@ -579,6 +579,7 @@ class TestDeployments:
         if module == __name__:
             monkeypatch.setitem(sys.modules, __name__, types.ModuleType(__name__))
         monkeypatch.delitem(sys.modules, "knapsaq.cli.__main__", raising=False)
+        monkeypatch.setattr(sys.modules["__main__"], "__file__", __file__, raising=False)
         tick = define(every=HOUR)
         await Scheduler(queue, [tick]).run_once()
         _, [held] = await queue.schedules.read()

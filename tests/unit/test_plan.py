@@ -155,6 +155,12 @@ def leaves(shape: Any) -> Iterator[int]:
             yield from leaves(part)
 
 
+def test_an_empty_group_beside_others_ends_where_they_do() -> None:
+    """The node before it is followed by them, and the workflow has not ended with it."""
+    plan = plan_of(chain(one.s(own=1), group([chain(one.s()), group([])])))
+    assert plan.ends == (1,)
+
+
 @given(expressions)
 def test_a_plan_of_any_expression_can_be_run(expression: Expression) -> None:
     """Each signature is one node; nodes follow lower ones; counts of parents are right; and the result is at an end."""
