@@ -35,6 +35,7 @@ from knapsaq.task import Task
 BEGUN_SECONDS = 60.0
 """How long a process may take to start and to import what it needs."""
 TRIES = 3  # to find a process that lives long enough to begin
+MAIN_HINT = "they import the program's main file, which needs `if __name__ == '__main__':` before what it runs"
 LONGEST_FOLDER = 80  # characters, as the path of a socket has room for a hundred
 LINE_BYTES = 1 << 20
 LOGGERS = ("", "knapsaq", "knapsaq.task")
@@ -81,7 +82,7 @@ class Children:
                         return _answered(job, answer)
                 if call.has_begun:
                     raise ProcessDiedError(task.name, "it was killed, perhaps for want of memory, or it crashed")
-            raise ProcessDiedError(task.name, f"none could begin, in {TRIES} tries")
+            raise ProcessDiedError(task.name, f"none could begin, in {TRIES} tries; {MAIN_HINT}")
         finally:
             tokens.release_on_behalf_of(holder)
 
