@@ -60,7 +60,7 @@ static: format-check lint types floors ## All of check but the tests
 test: $(READY) ## Run the tests, e.g. make test ARGS="-k retry"
 ifeq ($(ARGS),)
 	@$(PYTHON) -m pytest -n auto --dist loadfile --ignore tests/chaos
-	@$(PYTHON) -m pytest tests/chaos  # alone, as they measure what workers cost and how soon they act
+	@$(PYTHON) -m pytest -n 2 tests/chaos  # two at a time, as they start many processes and measure how soon they act
 else
 	@$(PYTHON) -m pytest $(ARGS)
 endif
