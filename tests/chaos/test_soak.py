@@ -111,6 +111,7 @@ class TestSoak:
             letters = await queue.dead()
             assert {len(letter.history) for letter in letters} <= {CRASH_LIMIT}
             dead = {letter.key for letter in letters}
+            assert await queue.discard(*dead) == len(dead)
             doubled = await audit(site, queue, accepted, doubles=made.count("kill") * CONCURRENCY, dead=dead)
         site.figures.append(f"{jobs} jobs, {len(made)} faults: {doubled} doubled")
         return accepted
