@@ -3,7 +3,7 @@
 Where in the flow: between the worker's slots and ``Queue.advance``. While jobs end as fast as they come, the next call
 is on its way while the jobs of the last one run, so neither Redis nor the worker waits for the other.
 
-Invariants, each a test in ``tests/redis/test_worker.py`` or ``test_fencing.py``:
+Invariants, each a test in ``tests/redis/test_exchange.py``, ``test_worker.py`` or ``test_fencing.py``:
 
 * a worker never asks for more jobs than it has room for, calls on their way included;
 * an outcome is kept until Redis has it, also through an outage;

@@ -252,7 +252,23 @@ def _not_bool(value: Any) -> Any:
     return value
 
 
-def _flag(value: Any) -> bool:
+def text(value: Any) -> str:
+    """Return a text.
+
+    Raises:
+        TypeError: It is none.
+    """
+    if isinstance(value, str):
+        return value
+    raise TypeError(value)
+
+
+def flag(value: Any) -> bool:
+    """Return a truth value.
+
+    Raises:
+        TypeError: It is none.
+    """
     if isinstance(value, bool):
         return value
     raise TypeError(value)
@@ -325,7 +341,7 @@ CHECKS: dict[str, tuple[str, Check]] = {
     "retries": (RETRIES, whole(0, MAX_RETRIES)),
     "retry_delay": (SECONDS, duration),
     "retry_backoff": ("True, False or the longest delay in seconds", _backoff),
-    "retry_jitter": ("True or False", _flag),
+    "retry_jitter": ("True or False", flag),
     "retry_on": ("an exception class or a tuple of them", _exceptions),
     "give_up_on": ("an exception class or a tuple of them", _exceptions),
     "ttl": (TTL, whole(-1, int(MAX_SECONDS))),

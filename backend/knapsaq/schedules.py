@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any, Literal, TypedDict, cast
 
 from knapsaq.errors import ConfigurationError, CronError, OptionError, TaskDefinitionError
-from knapsaq.options import NAME, SECONDS, Check, check, duration, name
+from knapsaq.options import NAME, SECONDS, Check, check, duration, flag, name, text
 from knapsaq.timetable import Cron, Every
 from knapsaq.timing import Duration
 from knapsaq.wording import describe
@@ -128,12 +128,6 @@ def _one_of_two(given: tuple[object, object]) -> str:
     return f"either cron, such as '0 2 * * *' for 02:00 each day, or every, such as 30 for each half minute; not {what}"
 
 
-def _text(value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    raise TypeError(value)
-
-
 def _interval(value: Any) -> float:
     length = duration(value)
     Every(length)
@@ -165,24 +159,18 @@ def _misfire(value: Any) -> Misfire:
     raise ValueError(value)
 
 
-def _flag(value: Any) -> bool:
-    if isinstance(value, bool):
-        return value
-    raise TypeError(value)
-
-
 CHECKS: dict[str, tuple[str, Check]] = {
-    "cron": ("an expression such as '0 2 * * *' for 02:00 each day", _text),
+    "cron": ("an expression such as '0 2 * * *' for 02:00 each day", text),
     "every": ("seconds or a timedelta, from 1 second to ten years", _interval),
     "name": (NAME, name),
-    "timezone": ("an IANA zone, such as 'Europe/Berlin'", _text),
+    "timezone": ("an IANA zone, such as 'Europe/Berlin'", text),
     "args": ("a list or tuple of positional arguments", _sequence),
     "kwargs": ("arguments by name", _arguments),
     "jitter": ("seconds from 0 to 86,400, or a timedelta", _jitter),
     "misfire": ("'skip', 'once' or 'all'", _misfire),
     "misfire_window": (SECONDS, duration),
-    "overlap": ("True or False", _flag),
-    "enabled": ("True or False", _flag),
+    "overlap": ("True or False", flag),
+    "enabled": ("True or False", flag),
 }
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import quote
 
 from knapsaq.errors import OptionError
-from knapsaq.options import Check, check, whole
+from knapsaq.options import Check, check, flag, text, whole
 
 PLACE = "RedisInstance"
 MOST_DATABASES = 1_000_000
@@ -57,22 +57,10 @@ def _host(value: Any) -> str:
     raise ValueError(value)
 
 
-def _text(value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    raise TypeError(value)
-
-
-def _flag(value: Any) -> bool:
-    if isinstance(value, bool):
-        return value
-    raise TypeError(value)
-
-
 CHECKS: dict[str, tuple[str, Check]] = {
     "redis_host": ("the name or the address of a machine, such as 'localhost'", _host),
     "redis_port": ("a whole number from 1 to 65535", whole(1, 65_535)),
     "redis_db": ("the number of a database, from 0 on", whole(0, MOST_DATABASES)),
-    "redis_username": ("a text", _text),
-    "redis_ssl": ("True or False", _flag),
+    "redis_username": ("a text", text),
+    "redis_ssl": ("True or False", flag),
 }
