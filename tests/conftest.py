@@ -17,8 +17,11 @@ from knapsaq.testing import ManualClock
 # What may outlive a test's jobs: things that end by themselves (they have an expiry) need not be named here.
 ENDLESS_KEYS = re.compile(
     rb"saq:[^:]+:(queued|active|incomplete|leases|claims|crashes|flows|dead(:(records|reasons))?"
-    rb"|schedules(:(due|fires))?)|saq:job:.*"
+    rb"|schedules(:(due|fires))?|weights)|saq:job:.*"
 )
+
+# What belongs to jobs that have a control and have not ended, or wait because of a strike.
+STEERED_KEYS = re.compile(rb"saq:([^:]+):(controls|orders|parked|lanes|(ready|lane:.+|slots:.+|unique:.+)(:tenants?.*)?)")
 
 
 @pytest.fixture(scope="session")
@@ -70,12 +73,24 @@ async def queue(client: Client) -> Queue:
 
 
 async def check_keys(redis: Any) -> None:
-    """Fail on keys that nobody owns and that do not expire; a workflow owns its own until it has ended."""
+    """Fail on keys that nobody owns and that do not expire; a workflow or a job owns its own until it has ended."""
     flows = [flow async for key in redis.scan_iter(match="saq:*:flows") for flow in await redis.smembers(key)]
     going_on = {key.encode() for flow in flows for key in FlowKeys.of(flow.decode())}
     strays = [
         key
         async for key in redis.scan_iter()
-        if key not in going_on and await redis.ttl(key) == -1 and not ENDLESS_KEYS.fullmatch(cast("bytes", key))
+        if key not in going_on
+        and await redis.ttl(key) == -1
+        and not ENDLESS_KEYS.fullmatch(cast("bytes", key))
+        and not await _is_of_open_jobs(redis, key)
     ]
     assert not strays, f"keys without owner or expiry: {strays}"
+
+
+async def _is_of_open_jobs(redis: Any, key: bytes) -> bool:
+    """Tell whether a key is about jobs with a control, all of which have not ended."""
+    if not (match := STEERED_KEYS.fullmatch(key)):
+        return False
+    prefix = f"saq:{match[1].decode()}"
+    jobs = [*await redis.hkeys(f"{prefix}:controls"), *await redis.hkeys(f"{prefix}:parked")]
+    return bool(jobs) and None not in await redis.zmscore(f"{prefix}:incomplete", jobs)

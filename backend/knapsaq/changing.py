@@ -23,10 +23,11 @@ from knapsaq.reading import ReadingQueue
 from knapsaq.redis import scripts
 from knapsaq.redis.connection import broker_errors
 from knapsaq.revoking import RevokingQueue
+from knapsaq.steering import SteeringQueue
 from knapsaq.sweeping import Sweeper
 
 
-class ChangingQueue(ReadingQueue, RevokingQueue):
+class ChangingQueue(ReadingQueue, RevokingQueue, SteeringQueue):
     """A queue whose jobs can be changed; ``Queue`` is the whole."""
 
     def __init__(self, redis: Redis, name: str = "default", **options: Any) -> None:
@@ -38,9 +39,8 @@ class ChangingQueue(ReadingQueue, RevokingQueue):
         delay = 0 if job.attempts == 0 else job.next_retry_delay()
         score = self.now_ms() / 1000 + delay if delay else 0
         own = self.keys
-        keys = [own.queued, own.active, own.incomplete, own.claims, own.aborts, own.crashes]
-        keys += [own.dead, own.dead_records, own.dead_reasons, job.id]
-        await scripts.retry(self.line, keys, [self.serialize(job), score])
+        keys = [own.active, own.incomplete, own.claims, own.dead, own.dead_records, own.dead_reasons, job.id]
+        await scripts.retry(self.line, keys, [self.now_argument, self.serialize(job), score])
 
     async def _update(self, job: SaqJob, status: Status | None = None, **kwargs: Any) -> None:  # noqa: ARG002
         # Only a copy that knows the end may be written over it: any other lacks the result.

@@ -96,6 +96,7 @@ class Advance(NamedTuple):
         wait: Seconds until the next delayed job is due, or None.
         aborts: Claimed jobs that somebody wants to end, by job id.
         unreadable: Settlements that end records which nobody can read.
+        paused: Whether nothing is claimed until somebody resumes the queue.
     """
 
     claims: list[Claim]
@@ -103,6 +104,7 @@ class Advance(NamedTuple):
     wait: float | None
     aborts: dict[str, Abort]
     unreadable: list[Settlement]
+    paused: bool
 
 
 class ClaimingQueue(RedisQueue):
@@ -158,7 +160,7 @@ class ClaimingQueue(RedisQueue):
             [self.now_argument, worker, want, token, int(self.settings.lease * 1000), CRASH_LIMIT - 1]
             + [field for settlement in settlements for field in (settlement.head, settlement.payload)],
         )
-        now, next_due, settled, claimed, aborts = reply
+        now, next_due, settled, claimed, aborts, paused = reply
         claims: list[Claim] = []
         unreadable: list[Settlement] = []
         for raw_id, payload, deaths in zip(claimed[::3], claimed[1::3], claimed[2::3], strict=True):
@@ -173,7 +175,7 @@ class ClaimingQueue(RedisQueue):
             claims.append(Claim(job_id, job, token, text(deaths)))
         wait = max(0.0, float(next_due) - now / 1000) if next_due else None
         wanted = {text(job_id): Abort.of(entry) for job_id, entry in zip(aborts[::2], aborts[1::2], strict=True)}
-        return Advance(claims, settled, wait, wanted, unreadable)
+        return Advance(claims, settled, wait, wanted, unreadable, bool(paused))
 
     async def claim(self, n: int, *, worker: str) -> list[Claim]:
         """Claim up to ``n`` jobs for a worker; records that cannot be read are buried."""

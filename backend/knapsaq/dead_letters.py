@@ -77,8 +77,8 @@ class DeadLetters:
             job_id = queue.job_id(key)
             record = await queue.line.execute("HGET", own.dead_records, job_id)
             if record is not None:
-                names = [own.dead, own.dead_records, own.dead_reasons, own.incomplete, own.queued, own.crashes, job_id]
-                replayed += await scripts.replay(queue.line, names, [self._revived(record)])
+                names = [own.dead, own.dead_records, own.dead_reasons, own.incomplete, job_id]
+                replayed += await scripts.replay(queue.line, names, [queue.now_argument, self._revived(record)])
         return replayed
 
     async def discard(self, keys: tuple[str, ...]) -> int:

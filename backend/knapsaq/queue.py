@@ -32,14 +32,24 @@ from knapsaq import events
 from knapsaq.batching import Batcher
 from knapsaq.calls import each_call
 from knapsaq.changing import ChangingQueue
-from knapsaq.errors import InvalidArgumentsError, JobMissingError, PayloadTooLargeError, UnknownTaskError
+from knapsaq.errors import (
+    DuplicateJobError,
+    InvalidArgumentsError,
+    JobMissingError,
+    PayloadTooLargeError,
+    UnknownTaskError,
+)
 from knapsaq.job import FIELDS, Job, new_key
 from knapsaq.lineage import inherit, origin
 from knapsaq.options import CallOptions
 from knapsaq.redis import scripts
 from knapsaq.redis.connection import broker_errors, open_redis
+from knapsaq.redis.line import text
 from knapsaq.scheduling import ScheduleStore
 from knapsaq.timing import now_ms
+
+Answer = bool | bytes
+"""Whether a job was accepted; the id of the one that stands for it if it is unique and was not."""
 
 STORED_A_CALL = 250
 SUBMITTED_TIMES = 3  # the job that has the key may end between two looks
@@ -88,16 +98,20 @@ class Queue(ChangingQueue):
                 ``timeout``, ``scheduled``, ``retries`` as the greatest number of attempts, ...) is set on the job.
 
         Returns:
-            The job; None while a job of the same key has not ended.
+            The job; None while a job of the same key has not ended, or another one stands for it as it is unique.
 
         Raises:
             UnknownTaskError: No task has the name.
+            DuplicateJobError: Likewise, where its options say that this is an error.
             InvalidArgumentsError: The arguments do not fit the task.
             PayloadTooLargeError: They are too large.
             BrokerError: Redis cannot be reached.
         """
         job = self._build(job_or_func, kwargs) if isinstance(job_or_func, str) else _updated(job_or_func, kwargs)
-        return cast("Job[Any]", job) if await self.accept(job) else None
+        answer = await self._offer(job)
+        if isinstance(answer, bytes):
+            answer = await self._stand_in(cast("Job[Any]", job), answer) is job
+        return cast("Job[Any]", job) if answer else None
 
     async def enqueue_many(self, name: str, calls: Iterable[Mapping[str, Any]]) -> list[Job[Any]]:
         """Queue a job by its task's name for each mapping of arguments, hundreds with one round trip.
@@ -116,8 +130,11 @@ class Queue(ChangingQueue):
             asked: Whether those who may refuse it have been asked already.
 
         Returns:
-            Whether it was stored; False while a job of its key has not ended.
+            Whether it was stored; False while a job of its key has not ended, or another one stands for it.
         """
+        return await self._offer(job, once=once, asked=asked) is True
+
+    async def _offer(self, job: SaqJob, *, once: bool = False, asked: bool = False) -> Answer:
         self._address(job)
         if self._guarded and not asked and not await self._ask(job, once=once):
             return False
@@ -125,22 +142,24 @@ class Queue(ChangingQueue):
         batches = [requests for queue, requests in _batches.get() if queue is self]
         for requests in batches:
             requests.append(request)
-        accepted = await self._storing.ask(request)
-        for requests in () if accepted else batches:
+        answer = await self._storing.ask(request)
+        for requests in () if answer is True else batches:
             requests.remove(request)
-        return accepted
+        return answer
 
     async def submit(self, job: Job[Any], *, asked: bool = False) -> Job[Any]:
-        """Store a job, or return the one that has its key and has not ended.
+        """Store a job, or return the one that has its key and has not ended, or that stands for it as it is unique.
 
         Raises:
             JobMissingError: The key belongs to a record that cannot be read.
+            DuplicateJobError: Another job stands for it, and its options say that this is an error.
         """
         for number in range(SUBMITTED_TIMES):
-            if await self.accept(job, asked=asked or number > 0):
+            answer = await self._offer(job, asked=asked or number > 0)
+            if answer is True:
                 events.job_enqueued(job)
                 return job
-            if existing := await self._standing(job):
+            if existing := await (self._stand_in(job, answer) if answer else self._standing(job)):
                 return existing
         raise JobMissingError(job.function, job.key, "its key belongs to a record that cannot be read; use another key")
 
@@ -156,14 +175,38 @@ class Queue(ChangingQueue):
             sent.extend(requests)
         answers = await self._storing.ask_all(requests)
         submitted = list(jobs)
-        for place, accepted in enumerate(answers):
-            if accepted:
-                events.job_enqueued(jobs[place])
+        for place, (job, answer) in enumerate(zip(jobs, answers, strict=True)):
+            if answer is True:
+                events.job_enqueued(job)
                 continue
             for sent in batches:
                 sent.remove(requests[place])
-            submitted[place] = await self._standing(jobs[place]) or await self.submit(jobs[place], asked=True)
+            existing = await (self._stand_in(job, answer) if answer else self._standing(job))
+            submitted[place] = existing or await self.submit(job, asked=True)
         return submitted
+
+    async def _stand_in(self, job: Job[Any], holder_id: bytes) -> Job[Any] | None:
+        """Return what becomes of a unique job whose place is taken; None if it is not taken any more.
+
+        Raises:
+            DuplicateJobError: Its options say that this is an error.
+        """
+        what, until, clash = job.control["unique"]
+        key = self.job_key_from_id(text(holder_id))
+        if clash == "raise":
+            raise DuplicateJobError(job.function, key)
+        if clash == "replace":
+            own, job.key = job.key, key
+            args = [self.now_argument, self._payload(job), _score(job), what]
+            with broker_errors(self.settings.redacted_broker_url):
+                if await scripts.replace(self.line, [self.keys.incomplete, text(holder_id)], args):
+                    events.job_enqueued(job)
+                    return job
+            job.key = own
+            if until == "start":
+                return None  # it has begun
+        existing = await self.job(key)
+        return None if existing is None or (until == "end" and existing.ended) else existing
 
     async def _standing(self, job: Job[Any]) -> Job[Any] | None:
         """Return the job that has this one's key and has not ended."""
@@ -263,17 +306,16 @@ class Queue(ChangingQueue):
             setattr(job, key, value)
         return job
 
-    async def _store(self, batch: Sequence[_Request]) -> list[bool]:
+    async def _store(self, batch: Sequence[_Request]) -> list[Answer]:
         own = self.keys
-        keys = [own.incomplete, own.queued, own.claims, own.aborts, own.crashes]
-        args: list[scripts.Argument] = [self.now_argument, own.wake]
+        keys = [own.incomplete]
+        args: list[scripts.Argument] = [self.now_argument]
         for job, job_id, payload, once in batch:
             keys += (job_id, own.fired(job.key) if once else own.abort_mark(job.key))
-            delay = getattr(job, "delay", 0.0)
-            score = f"+{delay}" if delay else max(0, job.scheduled)
-            args += (payload, score, 1 if once else 0)
+            args += (payload, _score(job), 1 if once else 0)
         with broker_errors(self.settings.redacted_broker_url):
-            return [bool(answer) for answer in await scripts.enqueue(self.line, keys, args)]
+            answers = await scripts.enqueue(self.line, keys, args)
+        return [answer if answer.__class__ is bytes else answer == 1 for answer in answers]
 
     def _payload(self, job: SaqJob) -> bytes | str:
         try:
@@ -338,6 +380,12 @@ class Queue(ChangingQueue):
 def _weight(request: _Request) -> float:
     """Return a job's part of a call, which carries 250 small ones or 4 MiB."""
     return 1 + len(request.payload) / 16_384
+
+
+def _score(job: SaqJob) -> str | float:
+    """Return when a job is due, as ``lua/enqueue.lua`` takes it."""
+    delay = getattr(job, "delay", 0.0)
+    return f"+{delay}" if delay else max(0, job.scheduled)
 
 
 def _updated(job: SaqJob, kwargs: Mapping[str, Any]) -> SaqJob:

@@ -100,7 +100,7 @@ class ScheduleStore:
             worker: Who fires, for the others to hear.
         """
         queue, keys = self._queue, self._queue.keys
-        args: list[scripts.Argument] = [queue.now_argument, worker, keys.wake, keys.schedules_wake]
+        args: list[scripts.Argument] = [queue.now_argument, worker, keys.schedules_wake]
         for row in rows:
             args += (row.held.name, row.held.due_ms or 0, row.held.version, row.next_ms, int(row.overlap))
             args += (row.moment_ms, row.note, row.payload, row.score)

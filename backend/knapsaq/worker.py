@@ -46,6 +46,7 @@ from knapsaq.running import Running
 from knapsaq.scheduler import Scheduler
 from knapsaq.settings import Settings
 from knapsaq.slots import Slots
+from knapsaq.steering import Tidier
 from knapsaq.timing import now_ms
 from knapsaq.upkeep import CronJobs, Rescuer, repeat
 from knapsaq.wakeup import BLOCK_SECONDS, Wakeup
@@ -231,7 +232,7 @@ class Worker(SaqWorker[Any]):
             self.request_stop()
         if self.event.is_set() and not self._running:
             return
-        if drained and not self.event.is_set():
+        if drained and not self.event.is_set() and not step.paused:  # the push of a job would end each watch at once
             self._exchange.watch()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(step.wait if drained else BLOCK_SECONDS):
@@ -339,6 +340,7 @@ class Worker(SaqWorker[Any]):
             # Half of SAQ's time, as a turn that is late must not miss a due time.
             *([repeat("SAQ's cron jobs", self._crons.run_once, timers["schedule"] / 2)] if self.cron_jobs else ()),
             repeat("the sweeper", self.queue.sweeper.run_once, timers["sweep"]),
+            repeat("the tidier", Tidier(self.queue).run_once, timers["sweep"]),
             repeat("the workflows' mender", Mender(self.queue).run_once, timers["sweep"]),
             repeat("the overseer", self._overseer.run_once, timers["abort"]),
             repeat("worker info", lambda: self.worker_info(timers["worker_info"] * 3), timers["worker_info"]),

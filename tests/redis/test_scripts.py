@@ -421,23 +421,24 @@ class TestReplies:
     async def test_enqueue_returns_an_answer_for_each_job(self, queue: Queue) -> None:
         """1 if it was accepted, 0 if its key was taken."""
         own = queue.keys
-        keys = [own.incomplete, own.queued, own.claims, own.aborts, own.crashes]
+        keys = [own.incomplete]
         for key in ("a", "a", "b"):
             keys += [queue.job_id(key), f"saq:abort:default:{key}"]
-        answer = await scripts.enqueue(queue.line, keys, ["", queue.keys.wake, *("{}", 0, 0) * 3])
+        answer = await scripts.enqueue(queue.line, keys, ["", *("{}", 0, 0) * 3])
         assert answer == [1, 0, 1]
 
     async def test_advance_returns_what_its_header_lists(self, queue: Queue, echo: AnyTask) -> None:
-        """Now in ms, the next due time, an answer for each settlement, claims in threes, aborts in twos."""
+        """Now, the next due time, an answer for each settlement, claims in threes, aborts in twos, and if it is paused."""
         await enqueue_jobs(queue)
         keys = queue.keys
         shared = [keys.queued, keys.active, keys.incomplete, keys.leases, keys.claims, keys.aborts, keys.crashes]
         shared += [keys.dead, keys.dead_records, keys.dead_reasons]
         job = queue.job_id("a")
-        now, due, settled, claimed, aborts = await scripts.advance(queue.line, shared, ["", "w1", 5, "w1 t1", 9000, 2])
+        reply = await scripts.advance(queue.line, shared, ["", "w1", 5, "w1 t1", 9000, 2])
+        now, due, settled, claimed, aborts, paused = reply
         assert MOMENT.fullmatch(str(now))
         assert float(due) == 4_000_000_000
-        assert (settled, claimed[0], claimed[2], aborts) == ([], job.encode(), b"", [])
+        assert (settled, claimed[0], claimed[2], aborts, paused) == ([], job.encode(), b"", [], 0)
 
         stored = await queue.job("a")
         assert stored is not None
@@ -445,7 +446,10 @@ class TestReplies:
         stale = ("finish 5 complete other", "{}")
         ours = ("stamp 0 active w1 t1", claimed[1])
         reply = await scripts.advance(queue.line, [*shared, job, job], ["", "w1", 0, "w1 t2", 9000, 2, *stale, *ours])
-        assert reply[2:] == [[0, 1], [], [job.encode(), b"1 enough"]]
+        assert reply[2:] == [[0, 1], [], [job.encode(), b"1 enough"], 0]
+        await queue.pause()
+        assert (await scripts.advance(queue.line, shared, ["", "w1", 5, "w1 t3", 9000, 2]))[5] == 1
+        await queue.resume()
 
     async def test_due_returns_what_is_due_and_when_the_next_one_is(self, queue: Queue) -> None:
         """Now, name, due time and record of each; then the first that is later, or that the limit has left out."""
@@ -464,7 +468,7 @@ class TestReplies:
         await redis.hset(queue.keys.schedules, mapping={"a": "A", "b": "B"})
         await redis.zadd(queue.keys.schedules_due, {"a": 900, "b": 900})
         a, b = (hashlib.sha1(record, usedforsecurity=False).hexdigest() for record in (b"A", b"B"))
-        words = ["w1", queue.keys.wake, queue.keys.schedules_wake]
+        words = ["w1", queue.keys.schedules_wake]
 
         async def fire(*rows: tuple[Any, ...]) -> Any:
             ids = [queue.job_id(f"{row[0]}:{row[5]}") for row in rows]

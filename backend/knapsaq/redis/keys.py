@@ -14,6 +14,18 @@
 | `saq:<queue>:dead:records` | hash | what each dead job's record was | replay, discard |
 | `saq:<queue>:dead:reasons` | hash | why it died, and the deaths of its workers | replay, discard |
 | `saq:<queue>:aborts` | hash | whether a running job is to end at once, and why | finish, one hour |
+| `saq:<queue>:controls` | hash | number and control of each job that has one, see `lua/shared/control.lua` | finish, abort |
+| `saq:<queue>:orders` | hash | the last number that was given, and how many turns there were | with the last control |
+| `saq:<queue>:ready` | sorted set | jobs with a priority or a tenant that may run; `:tenants`, `:tenant:<tenant>` of it | empty |
+| `saq:<queue>:parked` | hash | the lane in which a job waits | the job is taken |
+| `saq:<queue>:lanes` | sorted set | lanes by the millisecond at which their next job is let go | empty |
+| `saq:<queue>:lane:<lane>` | sorted set | the jobs that wait for a limit; `:tenants`, `:tenant:<tenant>` of it | empty |
+| `saq:<queue>:rate:<name>` | string | how far a rate is used up, in microseconds since 1970 | a minute after it has recovered |
+| `saq:<queue>:slots:<name>` | set | ids of the jobs that hold the slots of a concurrency | settle, rescue |
+| `saq:<queue>:unique:<what>` | string | id of the job that stands for others | its period, or finish, abort |
+| `saq:<queue>:weights` | hash | shares of tenants that an operator has set | set to 1 |
+| `saq:<queue>:paused` | string | when the queue was paused, in milliseconds | resume |
+| `saq:<queue>:strikes` | hash | tasks, or values of their arguments, that do not run | restore |
 | `saq:<queue>:flows` | set | ids of workflows that have not ended | empty |
 | `saq:<queue>:flow:<key>` | hash | a workflow's nodes and edges, see `lua/shared/flow.lua` | its ttl, after its end |
 | `saq:<queue>:flow:<key>:states` | hash | the state of each of its nodes | with it |
@@ -48,6 +60,11 @@ class Keys:
     dead: str = field(init=False)
     dead_records: str = field(init=False)
     dead_reasons: str = field(init=False)
+    controls: str = field(init=False)
+    parked: str = field(init=False)
+    weights: str = field(init=False)
+    paused: str = field(init=False)
+    strikes: str = field(init=False)
     schedules: str = field(init=False)
     schedules_due: str = field(init=False)
     schedules_fires: str = field(init=False)
@@ -80,7 +97,7 @@ class Keys:
     def of_fire(self) -> list[str]:
         """The keys of ``schedules_fire.lua``, without jobs."""
         own = [self.schedules, self.schedules_due, self.schedules_fires]
-        return [*own, self.incomplete, self.queued, self.claims, self.aborts, self.crashes]
+        return [*own, self.incomplete, self.queued]
 
     def fired(self, key: str) -> str:
         """Return the key that remembers a job which is to be accepted once."""

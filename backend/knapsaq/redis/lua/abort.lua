@@ -8,6 +8,8 @@ local OWN_KEYS = 5
 local OWN_ARGS = 4
 local KEPT_SECONDS = 3600
 local call = redis.call
+local base = base_of(incomplete)
+now = time_ms(now)
 
 -- SAQ's own workers look at the status, ours hear of the order with their next call. One to terminate stands.
 local function tell_worker(job, payload)
@@ -24,6 +26,7 @@ local function finish(job, payload, ttl)
   call('ZREM', incomplete, job)
   call('HDEL', crashes, job)
   call('HDEL', aborts, job)
+  end_control(base, job, now)
   if ttl > 0 then
     call('SET', job, payload, 'EX', ttl)
   elseif ttl == 0 then
@@ -50,4 +53,5 @@ for i = 1, #KEYS - OWN_KEYS do
   end
 end
 if told then call('PUBLISH', channel, 'abort') end
+let_go_due(base, now, 1)
 return answers

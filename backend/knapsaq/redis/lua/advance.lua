@@ -3,7 +3,7 @@
 -- args: now worker want claim lease_ms last_chance | head payload
 -- Below 0, want counts only while the worker renews its lease in time.
 -- Returns now in ms, the next due time in seconds or '', 1 or 0 for each settlement, the claimed jobs as id, payload,
--- deaths; and the claimed jobs that somebody wants aborted as id, reason.
+-- deaths; the claimed jobs that somebody wants aborted as id, reason; and 1 if the queue is paused.
 -- A claim, worker and token, is the job's entry in the one hash of all claims; a settlement counts only while its
 -- token is there; its head is verb, number, status and token with spaces between. A worker without a lease gets one before it claims, so that somebody watches every claim's owner.
 -- Verbs: stamp, finish and bury (number is the ttl), retry, release and snooze (number is the delay in seconds; a
@@ -23,14 +23,10 @@ local LOOKED_AT_ONCE = 10000
 local APART_SECONDS = 0.1
 local ABORTED_SECONDS = 3600
 local LEFT_AT_LEAST = 0.7 -- of a lease, which is renewed five times in its length
+local STEERED_AT_ONCE = 1000
 local call = redis.call
-
-if now == '' then
-  local time = call('TIME')
-  now = time[1] * 1000 + math.floor(time[2] / 1000)
-else
-  now = tonumber(now)
-end
+local base = base_of(incomplete)
+now = time_ms(now)
 
 if want < 0 then
   -- It has waited here for a push: its worker may be dead by now, or stand still, and is late with its lease.
@@ -40,6 +36,8 @@ end
 
 local some_crashed = call('HLEN', crashes) > 0
 local some_aborts = call('HLEN', aborts) > 0
+-- Whether more than the order in which jobs came decides which may run.
+local steered = call('EXISTS', base .. 'controls', base .. 'parked', base .. 'strikes', base .. 'paused') > 0
 -- A key of a wrong kind has to end the call before anything is popped.
 call('HLEN', claims)
 call('LLEN', active)
@@ -48,6 +46,29 @@ call('ZCARD', leases)
 local function forget(job)
   if some_crashed then call('HDEL', crashes, job) end
   if some_aborts then call('HDEL', aborts, job) end
+  if steered then end_control(base, job, now) end
+end
+
+-- A job that runs no more gives back what it held; one that has its control only since it ran is held to it from now on.
+local function give_back(job, payload)
+  local _, control
+  if steered then _, control = control_get(base, job) end
+  if control then
+    release(base, job, control, now)
+  elseif string.find(payload, CONTROL_MARK, 1, true) then
+    control = control_in(payload)
+    if control then enroll(base, job, control) end
+    steered = steered or control ~= nil
+  end
+end
+
+local function push_back(job)
+  if steered then
+    local number, control = control_get(base, job)
+    make_ready(base, job, number, control)
+  else
+    call('RPUSH', queued, job)
+  end
 end
 
 -- Keep an ended job for so many seconds: 0 is for ever, below 0 not at all.
@@ -133,6 +154,7 @@ if count > 0 then
           if state then flow_step(job, state, told, now) end
         else
           call('SET', job, payload)
+          give_back(job, payload)
           if verb == 'snooze' and some_crashed then call('HDEL', crashes, job) end
           -- One that is to be aborted waits for nothing: whoever claims it next hears of that.
           if number > 0 and not (some_aborts and call('HEXISTS', aborts, job) == 1) then
@@ -142,11 +164,13 @@ if count > 0 then
             if verb ~= 'retry' then
               released[#released + 1] = job
             else
-              call('RPUSH', queued, job)
+              push_back(job)
             end
           end
         end
         call('PUBLISH', job, status)
+      else
+        give_back(job, '')
       end
     end
   end
@@ -156,6 +180,8 @@ if count > 0 then
   end
   if #unclaimed > 0 then call('HDEL', claims, unpack(unclaimed)) end
   if #ended > 0 then call('ZREM', incomplete, unpack(ended)) end
+  -- The next nodes of workflows may have come with controls.
+  steered = steered or call('EXISTS', base .. 'controls') == 1
 end
 
 -- An open interval: jobs that wait or run have the score 0.
@@ -164,7 +190,7 @@ if next_due ~= '' and tonumber(next_due) <= now / 1000 then
   local due = call('ZRANGEBYSCORE', incomplete, '(0', string.format('%.3f', now / 1000), 'LIMIT', 0, DUE_AT_ONCE)
   for _, job in ipairs(due) do
     call('ZADD', incomplete, 0, job)
-    call('RPUSH', queued, job)
+    push_back(job)
   end
   next_due = call('ZRANGEBYSCORE', incomplete, '(0', '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2] or ''
 end
@@ -178,9 +204,83 @@ local function is_suspect(job)
   return select(2, string.gsub(deaths_of(job), '\n', '')) == last_chance
 end
 
+local paused = steered and call('EXISTS', base .. 'paused') or 0
+local strikes = steered and strikes_of(base) or {}
+local turn = steered and tonumber(call('HGET', base .. 'orders', 'turn') or 0)
+local charged = {}
+
+-- Move jobs away from the head of queued that belong elsewhere: one was there to be seen, others were put back.
+local function rank_heads()
+  local job = call('LINDEX', queued, 0)
+  while job do
+    local number, control = control_get(base, job)
+    if not is_ranked(control) then return end
+    call('LPOP', queued)
+    pool_add(base .. 'ready', job, number, control)
+    job = call('LINDEX', queued, 0)
+  end
+end
+
+-- Take jobs that may run, the best ones first; nil if there are none.
+local function take()
+  if not steered then return call('LPOP', queued, want) or nil end
+  let_go_due(base, now, turn)
+  rank_heads()
+  local ids = {}
+  if call('EXISTS', base .. 'ready', base .. 'ready:tenants') == 0 then
+    ids = call('LRANGE', queued, 0, want - 1)
+    if #ids == 0 then return nil end
+    local entries, plain = call('HMGET', base .. 'controls', unpack(ids)), 1
+    while plain < #ids and not is_ranked(select(2, control_of(entries[plain + 1]))) do
+      plain = plain + 1
+    end
+    return call('LPOP', queued, plain)
+  end
+  while #ids < want do
+    turn = turn + 1
+    local job = pool_pick(base, base .. 'ready', turn, true, queued)
+    if not job then break end
+    ids[#ids + 1] = job
+    charged[job] = true
+    rank_heads()
+  end
+  return #ids > 0 and ids or nil
+end
+
+-- Whether a job has to wait for a limit; it is parked then, and counted otherwise.
+local function has_to_wait(job, payload)
+  local number, control = control_get(base, job)
+  local place = call('HGET', base .. 'parked', job)
+  local from = place and string.sub(place, 1, 1) == '>' and string.sub(place, 2) or nil
+  if place and not from then return true end -- its id was in the queue once more
+  local strike, lane, due = struck_by(strikes, payload)
+  local over = not strike and control and is_over(payload, now)
+  if strike then
+    lane = 's:' .. strike
+  elseif control and not over then
+    lane, due = blocked_by(base, control, from, now)
+  end
+  if lane then
+    if charged[job] then refund(base, control) end
+    park(base, job, number or next_number(base), control, lane, due)
+    if from and from ~= lane then rearm(base, from, control, now) end
+    return true
+  end
+  if control and not over then
+    call('HSET', claims, job, claim) -- by which others see that it holds its slots
+    consume(base, job, control, now)
+  end
+  if from then
+    call('HDEL', base .. 'parked', job)
+    rearm(base, from, control, now)
+  end
+  return false
+end
+
 local claimed = {}
 local looked_at = 0
-local ids = want > 0 and call('LPOP', queued, want) or nil
+if paused == 1 then want = 0 end
+local ids = want > 0 and take() or nil
 while ids do
   local payloads = call('MGET', unpack(ids))
   local scores = call('ZMSCORE', incomplete, unpack(ids))
@@ -215,8 +315,9 @@ while ids do
       end
     elseif suspect and suspected then
       next_due = nil
+      if steered then withdraw(base, job, select(2, control_get(base, job)), now) end
       call('ZADD', incomplete, string.format('%.3f', now / 1000 + APART_SECONDS), job)
-    else
+    elseif not (steered and has_to_wait(job, payloads[i])) then
       suspected = suspected or suspect
       seen[job] = true
       taken[#taken + 1] = job
@@ -233,8 +334,9 @@ while ids do
   end
   -- Where nobody can run an id, the next one takes its place.
   looked_at = looked_at + #ids
-  want = #taken < #ids and looked_at < LOOKED_AT_ONCE and want - #taken or 0
-  ids = want > 0 and call('LPOP', queued, want) or nil
+  local enough = looked_at >= (steered and STEERED_AT_ONCE or LOOKED_AT_ONCE)
+  want = (steered or #taken < #ids) and not enough and want - #taken or 0
+  ids = want > 0 and take() or nil
 end
 
 local wanted_aborts = {}
@@ -251,4 +353,12 @@ end
 if not next_due then
   next_due = call('ZRANGEBYSCORE', incomplete, '(0', '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2]
 end
-return { now, next_due, settled, claimed, wanted_aborts }
+if steered then
+  -- What may run and finds no room here is to be seen by others.
+  let_go_due(base, now, turn)
+  show_ready(base)
+  if call('EXISTS', base .. 'orders') == 1 then call('HSET', base .. 'orders', 'turn', turn) end
+  forget_numbers(base)
+  next_due = sooner(next_due, call('ZRANGE', base .. 'lanes', 0, 0, 'WITHSCORES')[2])
+end
+return { now, next_due, settled, claimed, wanted_aborts, paused }

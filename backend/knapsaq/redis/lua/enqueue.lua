@@ -1,15 +1,19 @@
 -- Accept jobs, all of a call in one step.
--- keys: incomplete queued claims aborts crashes | job mark
--- args: now channel | payload score once
+-- keys: incomplete | job mark
+-- args: now | payload score once
 -- A score is the due second, or with a plus the delay in seconds.
--- The mark keeps a job out while it exists; one that is to be accepted only once, ever, sets it.
--- Returns for each job 1 if it was accepted, 0 if its key belongs to a job that has not ended.
-local incomplete, queued, claims, aborts, crashes = unpack(KEYS, 1, 5)
-local now, channel = unpack(ARGV, 1, 2)
-local OWN_KEYS = 5
-local OWN_ARGS = 2
+-- The mark keeps a job out while it exists; one that is to be accepted only once, ever, sets it. A control may call a job
+-- unique: what it is, and for how long, which is "start", "end" or milliseconds.
+-- Returns for each job 1 if it was accepted, 0 if its key belongs to a job that has not ended, or else the id of the job
+-- that stands for it, as it is not to be accepted beside it.
+local incomplete = KEYS[1]
+local OWN_KEYS = 1
+local OWN_ARGS = 1
 local MARKED_SECONDS = 86400
 local call = redis.call
+local base = base_of(incomplete)
+local now = ARGV[1]
+now = time_ms(now)
 local count = (#KEYS - OWN_KEYS) / 2
 
 local jobs, marks = {}, {}
@@ -18,56 +22,50 @@ for i = 1, count do
 end
 local open = call('ZMSCORE', incomplete, unpack(jobs))
 local some_marked = call('EXISTS', unpack(marks)) > 0
-local some_left = call('EXISTS', claims, aborts, crashes) > 0
 
-local function due_second(score)
-  if string.sub(score, 1, 1) ~= '+' then return score end
-  if now == '' then
-    local time = call('TIME')
-    now = time[1] * 1000 + math.floor(time[2] / 1000)
+local stands = {} -- by what is unique, of this call
+
+-- Return the job that stands for a unique one, or false.
+local function standing(what, limit)
+  local mark = base .. 'unique:' .. what
+  local holder = stands[what] or call('GET', mark)
+  if not holder or stands[what] or type(limit) == 'number' then return holder end
+  local waits = call('ZSCORE', incomplete, holder)
+  if limit == 'start' then
+    waits = waits and call('HEXISTS', base .. 'claims', holder) == 0 and not call('LPOS', base .. 'active', holder)
   end
-  return string.format('%.3f', now / 1000 + tonumber(string.sub(score, 2)))
+  return waits and holder
 end
 
-local accepted, seen, taken = {}, {}, {}
-local stored, scored, pushed = {}, {}, {}
-local delayed = false
-for i = 1, count do
-  local job, at = jobs[i], OWN_ARGS + 3 * i - 2
+local function stand(what, limit, job)
+  stands[what] = job
+  if type(limit) == 'number' then
+    call('SET', base .. 'unique:' .. what, job, 'PX', string.format('%.0f', limit))
+  else
+    call('SET', base .. 'unique:' .. what, job)
+  end
+end
+
+local answers, seen = {}, {}
+local taken, payloads, scores = {}, {}, {}
+for i, job in ipairs(jobs) do
+  local at = OWN_ARGS + 3 * i - 2
   local payload, score, once = ARGV[at], ARGV[at + 1], ARGV[at + 2]
   -- A job without a record cannot run; its key is free.
   if seen[job] or (open[i] and call('EXISTS', job) == 1) or (some_marked and call('EXISTS', marks[i]) == 1) then
-    accepted[i] = 0
+    answers[i] = 0
   else
-    accepted[i] = 1
-    seen[job] = true
-    stored[#stored + 1] = job
-    stored[#stored + 1] = payload
-    if once == '1' then call('SET', marks[i], 1, 'EX', MARKED_SECONDS) end
-    taken[#taken + 1] = job
-    score = due_second(score)
-    if tonumber(score) > 0 then
-      delayed = true
-    else
-      score = 0
-      pushed[#pushed + 1] = job
-    end
-    scored[#scored + 1] = score
-    scored[#scored + 1] = job
-  end
-end
-
-if #taken > 0 then
-  call('MSET', unpack(stored))
-  call('ZADD', incomplete, unpack(scored))
-  -- What earlier jobs of these keys have left behind, as after they were ended by hand or by a program of SAQ.
-  if some_left then
-    for _, key in ipairs({ claims, aborts, crashes }) do
-      call('HDEL', key, unpack(taken))
+    local unique = string.find(payload, CONTROL_MARK, 1, true) and (control_in(payload) or {}).unique
+    local holder = unique and standing(unique[1], unique[2])
+    answers[i] = holder or 1
+    if not holder then
+      seen[job] = true
+      if once == '1' then call('SET', marks[i], 1, 'EX', MARKED_SECONDS) end
+      if unique then stand(unique[1], unique[2], job) end
+      taken[#taken + 1], payloads[#payloads + 1] = job, payload
+      scores[#scores + 1] = due_second(score, now)
     end
   end
 end
-if #pushed > 0 then call('RPUSH', queued, unpack(pushed)) end
--- A push wakes blocked workers by itself; a new due time has to be told.
-if delayed then call('PUBLISH', channel, 'due') end
-return accepted
+accept(base, taken, payloads, scores, now)
+return answers

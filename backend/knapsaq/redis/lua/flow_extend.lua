@@ -30,5 +30,5 @@ if shape ~= '' then
   redis.call('HDEL', states, node)
   if tonumber(ends) == 0 then begun[#begun + 1] = node end
 end
-flow_begin(id, begun, flow_ms(now))
+flow_begin(id, begun, time_ms(now))
 return 'added'

@@ -79,5 +79,5 @@ for _, key in ipairs({ flow, states, results }) do
 end
 redis.call('SADD', flows, id)
 redis.call('HINCRBY', flow, 'left', #again)
-flow_begin(id, ready, flow_ms(now), true)
+flow_begin(id, ready, time_ms(now), true)
 return jobs

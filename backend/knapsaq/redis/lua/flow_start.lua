@@ -19,5 +19,5 @@ local nodes = {}
 for i = last + 1, #ARGV do
   nodes[#nodes + 1] = ARGV[i]
 end
-flow_begin(id, nodes, flow_ms(now))
+flow_begin(id, nodes, time_ms(now))
 return 1

@@ -6,13 +6,10 @@
 local leases, saq_sweep_lock, saq_schedule_lock, queued, incomplete = unpack(KEYS)
 local now, worker, lease_ms = unpack(ARGV)
 
-if now == '' then
-  local time = redis.call('TIME')
-  now = time[1] * 1000 + math.floor(time[2] / 1000)
-end
+now = time_ms(now)
 redis.call('ZADD', leases, now + lease_ms, worker)
 redis.call('SET', saq_sweep_lock, 1, 'PX', lease_ms)
 redis.call('SET', saq_schedule_lock, 1, 'PX', lease_ms)
 local due = redis.call('ZRANGEBYSCORE', incomplete, '(0', string.format('%.3f', now / 1000), 'LIMIT', 0, 1)
-local waits = #due > 0 or redis.call('EXISTS', queued) == 1
+local waits = #due > 0 or (redis.call('EXISTS', queued) == 1 and redis.call('EXISTS', base_of(incomplete) .. 'paused') == 0)
 return { redis.call('ZRANGEBYSCORE', leases, '-inf', now, 'LIMIT', 0, 100), waits and 1 or 0 }

@@ -5,12 +5,10 @@
 local queued, active, incomplete, leases, claims, crashes = unpack(KEYS)
 local now, worker = ARGV[1], ARGV[2]
 
-if now == '' then
-  local time = redis.call('TIME')
-  now = time[1] * 1000 + math.floor(time[2] / 1000)
-end
+local base = base_of(incomplete)
+now = time_ms(now)
 local expiry = redis.call('ZSCORE', leases, worker)
-if expiry and tonumber(expiry) > tonumber(now) then
+if expiry and tonumber(expiry) > now then
   return {}
 end
 
@@ -21,6 +19,8 @@ for i = 1, #all, 2 do
   local job = all[i]
   if string.sub(all[i + 1], 1, #worker + 1) == worker .. ' ' then
     redis.call('HDEL', claims, job)
+    local _, control = control_get(base, job)
+    if control then release(base, job, control, now) end
     if redis.call('ZSCORE', incomplete, job) then
       own[job] = true
     elseif redis.call('TTL', job) == -1 then
@@ -36,10 +36,11 @@ for i = #running, 1, -1 do
   if own[job] then
     if redis.call('LREM', active, -1, job) == 1 then
       redis.call('LPUSH', queued, job)
-      redis.call('HSET', crashes, job, (redis.call('HGET', crashes, job) or '') .. now .. ' ' .. worker .. '\n')
+      redis.call('HSET', crashes, job, (redis.call('HGET', crashes, job) or '') .. string.format('%d', now) .. ' ' .. worker .. '\n')
       rescued[#rescued + 1] = job
     end
   end
 end
+let_go_due(base, now, 1)
 redis.call('ZREM', leases, worker)
 return rescued

@@ -7,12 +7,7 @@ local schedules, due = unpack(KEYS)
 local now, limit = unpack(ARGV)
 limit = tonumber(limit)
 
-if now == '' then
-  local time = redis.call('TIME')
-  now = time[1] * 1000 + math.floor(time[2] / 1000)
-else
-  now = tonumber(now)
-end
+now = time_ms(now)
 
 local found = redis.call('ZRANGEBYSCORE', due, '-inf', now, 'WITHSCORES', 'LIMIT', 0, limit)
 local names, rows = {}, {}

@@ -1,43 +1,38 @@
 -- Fire schedules: accept the jobs of due times that have come, and set the next ones, all in one step.
--- keys: schedules due fires incomplete queued claims aborts crashes | job
--- args: now worker channel pushes | name due version next overlap moment note payload score
+-- keys: schedules due fires incomplete queued | job
+-- args: now worker pushes | name due version next overlap moment note payload score
 -- Each row is a due time, the moment, with its job, or with a note why it gives none. The rows of a schedule follow each
 -- other and count only while its due time and its record, by its SHA-1, are those that the caller has seen. With the
 -- overlap 0 a moment is skipped while the schedule's newest job has not ended. A score is the second at which the job
 -- may run. A due time at or before the newest that fired, by less than a day, has fired already.
 -- Returns now in ms, the next due time of all schedules or '', and for each row 1 if it was done, 0 if it was refused,
 -- 2 if it was skipped.
-local schedules, due, fires, incomplete, queued, claims, aborts, crashes = unpack(KEYS, 1, 8)
-local now, worker, channel, pushes = unpack(ARGV, 1, 4)
-local OWN_KEYS = 8
-local OWN_ARGS = 4
+local schedules, due, fires, incomplete, queued = unpack(KEYS, 1, 5)
+local now, worker, pushes = unpack(ARGV, 1, 3)
+local OWN_KEYS = 5
+local OWN_ARGS = 3
 local FIELDS = 9
 local SHOWN = 10
 local DAY_MS = 86400000
 local SKIPPED = 'skipped: the previous run has not ended'
 local call = redis.call
 
-if now == '' then
-  local time = call('TIME')
-  now = time[1] * 1000 + math.floor(time[2] / 1000)
-else
-  now = tonumber(now)
-end
+local base = base_of(incomplete)
+now = time_ms(now)
 
 -- A key of a wrong kind has to end the call before anything is written.
 call('HLEN', schedules)
 call('ZCARD', due)
 call('HLEN', fires)
 call('LLEN', queued)
-local some_left = call('EXISTS', claims, aborts, crashes) > 0
 
 -- A job without a record cannot run; its key is free.
 local function is_open(job)
   return call('ZSCORE', incomplete, job) and call('EXISTS', job) == 1
 end
 
-local answers, stored, scored, pushed, taken = {}, {}, {}, {}, {}
-local fired, delayed = false, false
+local answers, taken, payloads, scores = {}, {}, {}, {}
+local fired = false
 -- Of the schedule whose rows are being looked at: is it as the caller says, its newest job, its lines.
 local current, allowed, last_moment, last_job, lines
 
@@ -87,34 +82,14 @@ for i = 1, #KEYS - OWN_KEYS do
     last_moment, last_job = back >= 0 and back < DAY_MS and last_moment or moment, job
     lines = moment .. ' + ' .. job .. '\n' .. lines
     if not is_open(job) then
-      taken[#taken + 1] = job
-      stored[#stored + 1] = job
-      stored[#stored + 1] = payload
-      if tonumber(score) > now / 1000 then
-        delayed = true
-      else
-        score = 0
-        pushed[#pushed + 1] = job
-      end
-      scored[#scored + 1] = score
-      scored[#scored + 1] = job
+      taken[#taken + 1], payloads[#payloads + 1] = job, payload
+      scores[#scores + 1] = tonumber(score) > now / 1000 and score or 0
     end
   end
 end
 keep_lines()
 
-if #taken > 0 then
-  call('MSET', unpack(stored))
-  call('ZADD', incomplete, unpack(scored))
-  if some_left then
-    for _, key in ipairs({ claims, aborts, crashes }) do
-      call('HDEL', key, unpack(taken))
-    end
-  end
-end
-if #pushed > 0 then call('RPUSH', queued, unpack(pushed)) end
--- A push wakes blocked workers by itself; a new due time has to be told.
-if delayed then call('PUBLISH', channel, 'due') end
+accept(base, taken, payloads, scores, now)
 local earliest = call('ZRANGE', due, 0, 0, 'WITHSCORES')[2] or ''
 if fired then call('PUBLISH', pushes, 'fired ' .. earliest .. ' ' .. now .. ' ' .. worker) end
 return { now, earliest, answers }

@@ -11,12 +11,6 @@
 local FLOW_AT_ONCE = 500
 local FLOW_LEAST_SECONDS = 60
 
-local function flow_ms(now)
-  if now ~= '' then return tonumber(now) end
-  local time = redis.call('TIME')
-  return time[1] * 1000 + math.floor(time[2] / 1000)
-end
-
 local function flow_key(id)
   local home, key = string.match(id, '^([^:]+):(.+)$')
   return 'saq:' .. home .. ':flow:' .. key, home
@@ -51,42 +45,33 @@ local function flow_forget(base, jobs)
     if scores[i] then open[job] = true else ended[#ended + 1] = job end
   end
   if #ended > 0 then
-    for _, name in ipairs({ 'dead:records', 'dead:reasons', 'crashes', 'aborts', 'claims' }) do
+    for _, name in ipairs({ 'dead:records', 'dead:reasons' }) do
       redis.call('HDEL', base .. name, unpack(ended))
     end
   end
   return open
 end
 
--- Accept some jobs of one queue, as enqueue.lua does: {job, record, delay or due second}.
+-- Accept some jobs of one queue: {job, record, delay or due second}.
 local function flow_enqueue(queue, accepted, now, again)
   local base = 'saq:' .. queue .. ':'
-  local jobs, records, scores, pushed = {}, {}, {}, {}
+  local ids = {}
   for i, one in ipairs(accepted) do
-    jobs[i] = one[1]
+    ids[i] = one[1]
   end
-  local open = again and flow_forget(base, jobs) or {}
+  local open = again and flow_forget(base, ids) or {}
   local queued = '{"status":"queued","queued":' .. string.format('%d', now) .. ','
+  local jobs, records, scores = {}, {}, {}
   for _, one in ipairs(accepted) do
     local job, record, due = one[1], one[2], one[3] or '0'
     if not open[job] then
-      local stamp = ''
-      if string.sub(due, 1, 1) == '+' then
-        due = string.format('%.3f', now / 1000 + tonumber(due))
-        stamp = '"scheduled":' .. due .. ','
-      end
-      records[#records + 1] = job
+      local score = due_second(due, now)
+      local stamp = string.sub(due, 1, 1) == '+' and '"scheduled":' .. score .. ',' or ''
+      jobs[#jobs + 1], scores[#scores + 1] = job, score
       records[#records + 1] = queued .. stamp .. string.sub(record, 2)
-      scores[#scores + 1] = due
-      scores[#scores + 1] = job
-      if tonumber(due) <= 0 then pushed[#pushed + 1] = job end
     end
   end
-  if #records == 0 then return end
-  redis.call('MSET', unpack(records))
-  redis.call('ZADD', base .. 'incomplete', unpack(scores))
-  if #pushed > 0 then redis.call('RPUSH', base .. 'queued', unpack(pushed)) end
-  if 2 * #pushed < #records then redis.call('PUBLISH', base .. 'wake', 'due') end
+  accept(base, jobs, records, scores, now)
 end
 
 -- Accept the jobs of nodes.
@@ -210,6 +195,6 @@ local function flow_step(job, state, value, now)
     if redis.call('HGET', flow .. ':states', node) ~= 'q' then return end
     redis.call('HSET', flow .. ':states', node, state)
     redis.call('HSET', flow .. ':results', (state == 'd' and '' or '!') .. node, value)
-    flow_go_on(id, { { node, state == 'd' } }, {}, flow_ms(now))
+    flow_go_on(id, { { node, state == 'd' } }, {}, time_ms(now))
   end)
 end

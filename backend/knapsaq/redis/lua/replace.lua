@@ -1,0 +1,35 @@
+-- Put a call in the place of the one that stands for it, unless that has begun or ended.
+-- keys: incomplete job
+-- args: now payload score what
+-- Score is as in enqueue.lua; what is what is unique about the job. One that goes on waiting keeps its place.
+-- Returns 1, or 0 if the job does not stand for it any more, or has begun.
+local incomplete, job = unpack(KEYS)
+local now, payload, score, what = unpack(ARGV)
+local call = redis.call
+local base = base_of(incomplete)
+now = time_ms(now)
+
+local before = call('ZSCORE', incomplete, job)
+local begun = call('HEXISTS', base .. 'claims', job) == 1 or call('LPOS', base .. 'active', job)
+if not before or begun or call('GET', base .. 'unique:' .. what) ~= job then return 0 end
+
+score = due_second(score, now)
+local control = control_in(payload)
+local number, old = control_get(base, job)
+local same_place = old.priority == control.priority and old.fair == control.fair
+if tonumber(before) == 0 and score == 0 then
+  call('SET', job, payload)
+  if not same_place then
+    call('LREM', base .. 'queued', 1, job)
+    withdraw(base, job, old, now)
+    make_ready(base, job, number, control)
+  end
+  call('HSET', base .. 'controls', job, number .. ' ' .. cjson.encode(control))
+else
+  call('LREM', base .. 'queued', 1, job)
+  withdraw(base, job, old, now)
+  call('HDEL', base .. 'controls', job)
+  accept(base, { job }, { payload }, { score }, now)
+end
+call('PUBLISH', job, 'queued')
+return 1

@@ -1,0 +1,19 @@
+-- Take a strike back, and let the jobs go that wait for it, some hundred in a call.
+-- keys: incomplete
+-- args: now id limit
+-- Returns 1 if more wait, else 0.
+local incomplete = KEYS[1]
+local now, id, limit = unpack(ARGV)
+local base = base_of(incomplete)
+local lane = base .. 'lane:s:' .. id
+
+redis.call('HDEL', base .. 'strikes', id)
+for turn = 1, tonumber(limit) do
+  local job = pool_pick(base, lane, turn * OTHERS_EACH + 1, true)
+  if not job then break end
+  redis.call('HDEL', base .. 'parked', job)
+  local number, control = control_get(base, job)
+  make_ready(base, job, number, control)
+end
+forget_numbers(base)
+return pool_waits(lane) and 1 or 0

@@ -1,0 +1,324 @@
+-- Flow control: in what order jobs run, and which of them have to wait for a limit; put before each script that queues,
+-- claims or ends jobs. base is the prefix of a queue's keys, saq:<queue>: in front of all names below.
+-- A job with a control, from its record, is controlled until it ends: controls has its number, by which it stays in
+-- order, and the control as JSON. A job that has to wait for a limit is parked in that limit's lane: r: and a name for a
+-- rate, c: and a name for a concurrency, s: and a number for a strike. parked has the lane of each such job; a > before
+-- it says that the job was let go, and stands among those that may run until a worker takes it. lanes has the lanes by
+-- the millisecond at which the next job is to be let go; of a lane that is not there somebody else will say so: the job
+-- that was let go, as it is taken, or one that gives back a slot.
+-- A pool is a set of jobs in order: those without a tenant in the sorted set of its name, those of a tenant in
+-- <pool>:tenant:<tenant>, and in <pool>:tenants the tenants by how much they have had. Each lane is a pool, and ready,
+-- which has the jobs with a priority or a tenant that may run. All others that may run are in queued, and one is there
+-- as long as any may run, as idle workers look there alone.
+-- Sources: rates by GCRA, ITU-T I.371 (1996); tenants by stride scheduling, Waldspurger and Weihl (1995).
+local CONTROL_MARK = '"control":{'
+local BAND = 1099511627776 -- 2^40: so many jobs may have a number before two priorities meet
+local CLASSES = 10
+local OTHERS_EACH = 10 -- one in so many jobs is not of the highest priority that waits
+local LIMIT_KEPT_MS = 60000
+local HOLDERS_CHECKED = 100
+local LET_GO_AT_ONCE = 500
+
+-- Return those entries of a list in which the fields are of the kinds that are expected; records may hold anything.
+local function limits_of(list, fields)
+  local kept = {}
+  for _, limit in ipairs(type(list) == 'table' and list or {}) do
+    local good = type(limit) == 'table' and type(limit[1]) == 'string'
+    for i = 2, fields do
+      good = good and type(limit[i]) == 'number' and limit[i] >= 1
+    end
+    if good then kept[#kept + 1] = limit end
+  end
+  return kept
+end
+
+-- Return the control in a record, or nil.
+local function control_in(payload)
+  if not string.find(payload, CONTROL_MARK, 1, true) then return nil end
+  local readable, record = pcall(cjson.decode, payload)
+  local given = readable and type(record) == 'table' and record['meta']
+  given = type(given) == 'table' and given['knapsaq']
+  given = type(given) == 'table' and given['control']
+  if type(given) ~= 'table' then return nil end
+  local priority, unique = tonumber(given['priority']) or 0, given['unique']
+  return {
+    priority = math.max(0, math.min(math.floor(priority), CLASSES - 1)),
+    fair = type(given['fair']) == 'string' and given['fair'] or nil,
+    rates = limits_of(given['rates'], 3),
+    slots = limits_of(given['slots'], 2),
+    unique = type(unique) == 'table' and type(unique[1]) == 'string' and unique or nil,
+  }
+end
+
+-- Return a job's number and its control, from an entry of controls.
+local function control_of(entry)
+  if not entry then return nil end
+  local number, text = string.match(entry, '^(%d+) (.*)$')
+  return tonumber(number), cjson.decode(text)
+end
+
+local function control_get(base, job)
+  return control_of(redis.call('HGET', base .. 'controls', job))
+end
+
+local function next_number(base)
+  return redis.call('HINCRBY', base .. 'orders', 'last', 1)
+end
+
+-- Whether it is not in queued that a job waits once it may run.
+local function is_ranked(control)
+  return control ~= nil and (control.priority > 0 or control.fair ~= nil)
+end
+
+local function pool_of(pool, control)
+  return control and control.fair and pool .. ':tenant:' .. control.fair or pool
+end
+
+local function pool_add(pool, job, number, control)
+  local priority = control and control.priority or 0
+  redis.call('ZADD', pool_of(pool, control), (CLASSES - 1 - priority) * BAND + number, job)
+  local tenants = pool .. ':tenants'
+  if control and control.fair and not redis.call('ZSCORE', tenants, control.fair) then
+    -- Who comes anew is as far as the one whose turn it is: time in which nothing waited is not made up for.
+    redis.call('ZADD', tenants, redis.call('ZRANGE', tenants, 0, 0, 'WITHSCORES')[2] or 0, control.fair)
+  end
+end
+
+-- Whether any job is in a pool; tenants without jobs are forgotten once it is their turn.
+local function pool_waits(pool)
+  if redis.call('EXISTS', pool) == 1 then return true end
+  local tenants = pool .. ':tenants'
+  local tenant = redis.call('ZRANGE', tenants, 0, 0)[1]
+  while tenant do
+    if tenant ~= '' and redis.call('EXISTS', pool .. ':tenant:' .. tenant) == 1 then return true end
+    redis.call('ZREM', tenants, tenant)
+    tenant = redis.call('ZRANGE', tenants, 0, 0)[1]
+  end
+  return false
+end
+
+-- Take the first job of a tenant. Of ten turns one is that of a priority, each in its turn, or of those below it.
+local function first_of(key, turn, queued)
+  local job
+  if turn % OTHERS_EACH == 0 then
+    local class = math.floor(turn / OTHERS_EACH) % CLASSES
+    job = redis.call('ZRANGEBYSCORE', key, (CLASSES - 1 - class) * BAND, '+inf', 'LIMIT', 0, 1)[1]
+    if job then redis.call('ZREM', key, job) end
+    job = job or (queued and redis.call('LPOP', queued))
+  end
+  return job or redis.call('ZPOPMIN', key)[1] or (queued and redis.call('LPOP', queued)) or nil
+end
+
+-- Take the job of a pool whose turn it is, or return nil; with queued among those without a tenant.
+local function pool_pick(base, pool, turn, charged, queued)
+  local tenants = pool .. ':tenants'
+  local first = redis.call('ZRANGE', tenants, 0, 0, 'WITHSCORES')
+  if not first[1] then return first_of(pool, turn, queued) end
+  if redis.call('EXISTS', pool, queued or pool) > 0 and not redis.call('ZSCORE', tenants, '') then
+    redis.call('ZADD', tenants, first[2], '')
+  end
+  while true do
+    local tenant, passed = unpack(redis.call('ZRANGE', tenants, 0, 0, 'WITHSCORES'))
+    if not tenant then return nil end
+    local job
+    if tenant == '' then job = first_of(pool, turn, queued) else job = first_of(pool .. ':tenant:' .. tenant, turn) end
+    if job then
+      local weight = charged and (redis.call('HGET', base .. 'weights', tenant) or 1)
+      if weight then redis.call('ZADD', tenants, passed + 1 / weight, tenant) end
+      return job
+    end
+    redis.call('ZREM', tenants, tenant)
+  end
+end
+
+-- Take back what a tenant was charged for a job that does not run yet.
+local function refund(base, control)
+  local weight = control and control.fair and (redis.call('HGET', base .. 'weights', control.fair) or 1)
+  if weight then redis.call('ZADD', base .. 'ready:tenants', 'XX', 'INCR', -1 / weight, control.fair) end
+end
+
+-- Put a job among those that may run.
+local function make_ready(base, job, number, control, to_front)
+  local queued = base .. 'queued'
+  if not is_ranked(control) then
+    redis.call(to_front and 'LPUSH' or 'RPUSH', queued, job)
+  elseif redis.call('EXISTS', queued) == 0 then
+    redis.call('RPUSH', queued, job)
+  else
+    pool_add(base .. 'ready', job, number, control)
+  end
+end
+
+-- Return the millisecond from which on a rate allows a job.
+local function rate_due(base, rate, now)
+  local name, interval_us, burst = unpack(rate, 1, 3)
+  local reached_us = redis.call('GET', base .. 'rate:' .. name)
+  if not reached_us then return now end
+  return math.max(now, math.ceil((reached_us - (burst - 1) * interval_us) / 1000))
+end
+
+-- Whether a concurrency has a slot left; what dead claims hold counts no more.
+local function has_slot(base, slot)
+  local name, most = unpack(slot, 1, 2)
+  local holders = base .. 'slots:' .. name
+  local held = redis.call('SCARD', holders)
+  if held < most then return true end
+  if held > HOLDERS_CHECKED then return false end
+  for _, holder in ipairs(redis.call('SMEMBERS', holders)) do
+    if redis.call('HEXISTS', base .. 'claims', holder) == 0 then
+      redis.call('SREM', holders, holder)
+      held = held - 1
+    end
+  end
+  return held < most
+end
+
+-- Say when a lane's next job is to be let go, from the control of a job that was let go from it.
+local function rearm(base, lane, control, now)
+  if not pool_waits(base .. 'lane:' .. lane) then
+    redis.call('ZREM', base .. 'lanes', lane)
+    return
+  end
+  local kind, name = string.sub(lane, 1, 1), string.sub(lane, 3)
+  for _, rate in ipairs(kind == 'r' and control and control.rates or {}) do
+    if rate[1] == name then redis.call('ZADD', base .. 'lanes', rate_due(base, rate, now), lane) end
+  end
+  for _, slot in ipairs(kind == 'c' and control and control.slots or {}) do
+    if slot[1] == name and has_slot(base, slot) then redis.call('ZADD', base .. 'lanes', now, lane) end
+  end
+end
+
+-- Return the lane in which a job has to wait, and the millisecond at which that is over if it is known; nil if it may run.
+local function blocked_by(base, control, let_go, now)
+  for _, rate in ipairs(control.rates) do
+    local lane = 'r:' .. rate[1]
+    if lane ~= let_go and pool_waits(base .. 'lane:' .. lane) then return lane end
+    local due = rate_due(base, rate, now)
+    if due > now then return lane, due end
+  end
+  for _, slot in ipairs(control.slots) do
+    local lane = 'c:' .. slot[1]
+    if lane ~= let_go and pool_waits(base .. 'lane:' .. lane) then return lane end
+    if not has_slot(base, slot) then return lane end
+  end
+end
+
+-- Whether a job may not be started any more, so that it is taken at once and ended.
+local function is_over(payload, now)
+  if not string.find(payload, '"expires_at":', 1, true) then return false end
+  local readable, record = pcall(cjson.decode, payload)
+  local extras = readable and record['meta']['knapsaq']
+  return extras and (tonumber(extras['expires_at']) or now) < now
+end
+
+local function strikes_of(base)
+  local strikes, found = {}, redis.call('HGETALL', base .. 'strikes')
+  for i = 1, #found, 2 do
+    strikes[#strikes + 1] = { found[i], cjson.decode(found[i + 1]) }
+  end
+  return strikes
+end
+
+-- Return the strike that a job has to wait for, or nil.
+local function struck_by(strikes, payload)
+  if #strikes == 0 then return nil end
+  local readable, record = pcall(cjson.decode, payload)
+  if not readable or type(record) ~= 'table' then return nil end
+  local arguments = type(record['kwargs']) == 'table' and record['kwargs'] or {}
+  for _, strike in ipairs(strikes) do
+    local id, rule = unpack(strike)
+    local fits = rule.parameter == nil or arguments[rule.parameter] == rule.value
+    if rule.task == record['function'] and fits then return id end
+  end
+end
+
+local function park(base, job, number, control, lane, due)
+  pool_add(base .. 'lane:' .. lane, job, number, control)
+  redis.call('HSET', base .. 'parked', job, lane)
+  if due then redis.call('ZADD', base .. 'lanes', due, lane) end
+end
+
+-- Count a job that begins.
+local function consume(base, job, control, now)
+  for _, rate in ipairs(control.rates) do
+    local name, interval_us = unpack(rate, 1, 2)
+    local reached_us = math.max(tonumber(redis.call('GET', base .. 'rate:' .. name) or 0), now * 1000) + interval_us
+    local kept_ms = math.ceil(reached_us / 1000) - now + LIMIT_KEPT_MS
+    redis.call('SET', base .. 'rate:' .. name, string.format('%.0f', reached_us), 'PX', string.format('%.0f', kept_ms))
+  end
+  for _, slot in ipairs(control.slots) do
+    redis.call('SADD', base .. 'slots:' .. slot[1], job)
+  end
+end
+
+-- Let the next job of a lane go; whoever takes it sees to the one after that.
+local function let_go(base, lane, turn)
+  redis.call('ZREM', base .. 'lanes', lane)
+  local job = pool_pick(base, base .. 'lane:' .. lane, turn, true)
+  if not job then return end
+  redis.call('HSET', base .. 'parked', job, '>' .. lane)
+  local number, control = control_get(base, job)
+  make_ready(base, job, number, control, true)
+end
+
+local function let_go_due(base, now, turn)
+  for _, lane in ipairs(redis.call('ZRANGEBYSCORE', base .. 'lanes', '-inf', now, 'LIMIT', 0, LET_GO_AT_ONCE)) do
+    let_go(base, lane, turn)
+  end
+end
+
+-- Give back what a job held that does not run any more.
+local function release(base, job, control, now)
+  for _, slot in ipairs(control.slots) do
+    local lane = 'c:' .. slot[1]
+    if redis.call('SREM', base .. 'slots:' .. slot[1], job) == 1 and pool_waits(base .. 'lane:' .. lane) then
+      redis.call('ZADD', base .. 'lanes', now, lane)
+    end
+  end
+end
+
+-- Return the earlier of a due second and a millisecond; '' is none.
+local function sooner(second, millisecond)
+  if not millisecond then return second end
+  if (second or '') ~= '' and tonumber(second) * 1000 <= tonumber(millisecond) then return second end
+  return string.format('%.3f', millisecond / 1000)
+end
+
+local function forget_numbers(base)
+  if redis.call('EXISTS', base .. 'controls', base .. 'parked') == 0 then redis.call('DEL', base .. 'orders') end
+end
+
+-- Take a job out of the pools; nothing happens to one that is in none.
+local function withdraw(base, job, control, now)
+  redis.call('ZREM', pool_of(base .. 'ready', control), job)
+  local lane = redis.call('HGET', base .. 'parked', job)
+  if not lane then return end
+  redis.call('HDEL', base .. 'parked', job)
+  if string.sub(lane, 1, 1) == '>' then
+    rearm(base, string.sub(lane, 2), control, now)
+  else
+    redis.call('ZREM', pool_of(base .. 'lane:' .. lane, control), job)
+    if not pool_waits(base .. 'lane:' .. lane) then redis.call('ZREM', base .. 'lanes', lane) end
+  end
+end
+
+-- Forget a job that has ended, and what it held.
+local function end_control(base, job, now)
+  local _, control = control_get(base, job)
+  withdraw(base, job, control, now)
+  if control then
+    redis.call('HDEL', base .. 'controls', job)
+    release(base, job, control, now)
+    local mark = control.unique and base .. 'unique:' .. control.unique[1]
+    if mark and type(control.unique[2]) == 'string' and redis.call('GET', mark) == job then redis.call('DEL', mark) end
+  end
+  forget_numbers(base)
+end
+
+-- Some job may run while queued is empty: put one there, so that idle workers hear of it.
+local function show_ready(base)
+  local queued = base .. 'queued'
+  if redis.call('EXISTS', queued) == 1 then return end
+  local job = pool_pick(base, base .. 'ready', 1, false)
+  if job then redis.call('LPUSH', queued, job) end
+end
