@@ -18,6 +18,7 @@ from saq.job import TERMINAL_STATUSES, Status
 from saq.job import Job as SaqJob
 
 from knapsaq.dead_letters import DeadJob, DeadLetters
+from knapsaq.explaining import ExplainingQueue
 from knapsaq.job import Job
 from knapsaq.reading import ReadingQueue
 from knapsaq.redis import scripts
@@ -27,7 +28,7 @@ from knapsaq.steering import SteeringQueue
 from knapsaq.sweeping import Sweeper
 
 
-class ChangingQueue(ReadingQueue, RevokingQueue, SteeringQueue):
+class ChangingQueue(ReadingQueue, ExplainingQueue, RevokingQueue, SteeringQueue):
     """A queue whose jobs can be changed; ``Queue`` is the whole."""
 
     def __init__(self, redis: Redis, name: str = "default", **options: Any) -> None:

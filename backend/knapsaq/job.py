@@ -22,6 +22,7 @@ from saq.job import Job as SaqJob
 from knapsaq.deadline import Deadline
 from knapsaq.errors import JobExpiredError, JobFailedError, JobRevokedError, OptionError, ResultError
 from knapsaq.options import CALL_CHECKS, check
+from knapsaq.reasons import Reason
 from knapsaq.record import Record
 from knapsaq.timing import from_ms
 
@@ -108,6 +109,9 @@ class ResultReader(Protocol):
     def decode_result(self, job: Job[Any]) -> Any:
         """Return the job's result as the task's annotated type."""
 
+    async def reasons(self, job: Job[Any]) -> list[Reason]:
+        """Return why a job does not run."""
+
     async def revoke_jobs(self, keys: str, terminate: bool, reason: str) -> list[Job[Any]]:
         """End a job on purpose; returns it as it is now, or nothing if it has ended already."""
 
@@ -189,6 +193,16 @@ class Job(SaqJob, Generic[R]):
         for job in revoked:
             self.replace(job)
         return bool(revoked)
+
+    async def why(self) -> list[Reason]:
+        """Return what the job waits for, the most telling reason first; ``str()`` of each says it in words.
+
+        A job that runs or has ended gives that as its one reason. ``self`` is brought up to date.
+
+        Raises:
+            BrokerError: Redis cannot be reached.
+        """
+        return await cast("ResultReader", self.get_queue()).reasons(self)
 
     def updates(self) -> AsyncGenerator[Update, None]:
         """Yield how the job stands: now, at each change, and last of all at its end; ``self`` is brought up to date.
