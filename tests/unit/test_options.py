@@ -188,9 +188,9 @@ class TestOptionsOfATask:
 
     def test_a_job_is_one_with_others_in_one_way_alone(self) -> None:
         """Two answers to one question are refused; one that is switched off is none."""
-        with pytest.raises(OptionError, match="option 'debounce' .* expected nothing beside unique"):
+        with pytest.raises(OptionError, match=r"option 'debounce' .* expected nothing beside unique"):
             TaskOptions.build("here", {"unique": True, "debounce": 5})
-        with pytest.raises(OptionError, match="option 'throttle' .* expected nothing beside debounce"):
+        with pytest.raises(OptionError, match=r"option 'throttle' .* expected nothing beside debounce"):
             TaskOptions.build("here", {"throttle": 5, "debounce": 5})
         assert TaskOptions.build("here", {"unique": False, "debounce": 5}).debounce == Debounce(5)
 
@@ -233,7 +233,7 @@ class TestOptionsOfACall:
 
     def test_a_debounced_job_has_no_moment_of_its_own(self) -> None:
         """The newest call says when it runs, also where the options come in two steps."""
-        with pytest.raises(OptionError, match="option 'delay' is 5.0; expected nothing beside debounce"):
+        with pytest.raises(OptionError, match=r"option 'delay' is 5\.0; expected nothing beside debounce"):
             CallOptions().merged("here", {"debounce": 5, "delay": 5})
         with pytest.raises(OptionError, match="option 'eta'"):
             CallOptions().merged("here", {"debounce": 5}).merged("there", {"eta": NOW})
