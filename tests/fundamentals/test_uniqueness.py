@@ -100,6 +100,18 @@ class TestIdempotencyKeys:
         assert (again.key, again.result, again.attempts) == (first.key, "order 7 is paid", 1)
         assert await client.queue().redis.ttl(first.id) > 86_000
 
+    async def test_a_key_that_is_used_twice_can_be_an_error(self, client: Client, registry: Registry) -> None:
+        """While its job waits, too."""
+
+        @registry.task
+        async def charge(order_id: int) -> None: ...
+
+        once = charge.using(key="order:7", unique=Unique(until="end", clash="raise"))
+        first = await once.enqueue(order_id=7)
+        with pytest.raises(DuplicateJobError, match="order:7"):
+            await once.enqueue(order_id=8)
+        assert await first.revoke()
+
 
 class TestDebounceAndThrottle:
     async def test_a_debounced_task_runs_once_after_its_last_call(self, settings: Settings, registry: Registry) -> None:
