@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import Any, Literal, TypedDict
 
+from knapsaq.batch import Batch
 from knapsaq.errors import InvalidArgumentsError, OptionError, TaskDefinitionError
 from knapsaq.hooks import EXPECTED, UnfitError, middlewares
 from knapsaq.settings import QUEUE_NAME
@@ -45,6 +46,7 @@ class TaskOptions:
             started by then ends as expired and never runs.
         run: ``"async"`` on the event loop, ``"thread"`` in a thread, ``"process"`` in a process of its own, for plain
             functions at the top of a module that keep a processor busy; by the kind of function unless given.
+        batch: That the function gets a list of calls at once; not in a process.
         middleware: What is done around its jobs, outermost first, inside of the registry's own.
         dependencies: Providers for this task alone, by parameter name; they win over the registry's.
     """
@@ -63,6 +65,7 @@ class TaskOptions:
     ttl: int | None = None
     expires: float | datetime | None = None
     run: Literal["async", "thread", "process"] | None = None
+    batch: Batch | None = None
     middleware: tuple[Any, ...] = ()
     dependencies: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
@@ -82,6 +85,8 @@ class TaskOptions:
         if options.soft_timeout and options.timeout and options.soft_timeout >= options.timeout:
             expected = f"less than timeout, which is {options.timeout:g} s and ends the attempt"
             raise OptionError(place, "soft_timeout", given["soft_timeout"], expected)
+        if options.batch is not None and options.run == "process":
+            raise OptionError(place, "batch", options.batch, "no run='process' with it; a plain `def` runs in a thread")
         return options
 
     def retries_after(self, error: BaseException) -> bool:
@@ -95,10 +100,12 @@ def preset(place: str, outer: Mapping[str, Any], given: Mapping[str, Any]) -> di
     """Return the options of a preset: ``given`` on top of those of the preset that it is made of.
 
     Raises:
-        OptionError: One is unknown, out of range, or a ``name``, which each task has for itself.
+        OptionError: One is unknown, out of range, or a ``name`` or ``batch``, which each task has for itself.
     """
     if given.get("name") is not None:
         raise OptionError(place, "name", given["name"], "nothing, as each task has a name of its own")
+    if given.get("batch") is not None:
+        raise OptionError(place, "batch", given["batch"], "nothing, as a function is written for it; say it in @task")
     return merged(outer, check(place, given, CHECKS))
 
 
@@ -291,6 +298,12 @@ def _run(value: Any) -> str:
     raise ValueError(value)
 
 
+def _batch(value: Any) -> Batch:
+    if isinstance(value, Batch):
+        return value
+    raise TypeError(value)
+
+
 def _providers(value: Any) -> Mapping[str, Any]:
     return MappingProxyType({name(key): provider for key, provider in _mapping(value).items()})
 
@@ -347,6 +360,7 @@ CHECKS: dict[str, tuple[str, Check]] = {
     "ttl": (TTL, whole(-1, int(MAX_SECONDS))),
     "expires": (EXPIRES, _expires),
     "run": ("'async', 'thread' or 'process'", _run),
+    "batch": ("a Batch, such as Batch(size=100, wait=0.5)", _batch),
     "middleware": (EXPECTED, middlewares),
     "dependencies": ("providers by parameter name", _providers),
 }

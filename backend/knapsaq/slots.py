@@ -19,7 +19,7 @@ class Slots:
         on_freed: Called when there is room for another job.
 
     Attributes:
-        freed: How many jobs wait for others.
+        freed: How many jobs wait for others, less what runs for several of them at once.
     """
 
     def __init__(self, on_freed: Callable[[], object]) -> None:
@@ -29,6 +29,12 @@ class Slots:
     def enter(self) -> Slot:
         """Give the code that runs from here on, and all tasks that it starts, a slot."""
         slot = Slot(self)
+        _current.set(slot)
+        return slot
+
+    def enter_shared(self) -> Slot:
+        """Likewise, for what runs in the name of several jobs that have all given up theirs."""
+        slot = SharedSlot(self)
         _current.set(slot)
         return slot
 
@@ -55,7 +61,29 @@ class Slot:
             self.slots.freed -= 1
 
 
+class SharedSlot(Slot):
+    """A slot that is taken on top of those of the jobs that run."""
+
+    __slots__ = ()
+
+    def __init__(self, slots: Slots) -> None:
+        super().__init__(slots)
+        slots.freed -= 1
+
+    def leave(self) -> None:
+        """Give it back for good; a second time does nothing."""
+        if not self.left:
+            super().leave()
+            self.slots.give()
+
+
 _current: ContextVar[Slot | None] = ContextVar("slot", default=None)
+
+
+def slots_here() -> Slots | None:
+    """Return the slots of the worker that runs this code, if there is one."""
+    slot = _current.get()
+    return None if slot is None else slot.slots
 
 
 @contextmanager

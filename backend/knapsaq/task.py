@@ -22,6 +22,7 @@ from knapsaq.calls import apply_options, each_call
 from knapsaq.canvas import Expression, FlowOptions, Group, Sig, group
 from knapsaq.context import Context
 from knapsaq.errors import InvalidArgumentsError, NotConnectedError, OptionError, TaskDefinitionError
+from knapsaq.items import ItemSignature
 from knapsaq.job import Job, new_key
 from knapsaq.options import CallKeywords, CallOptions, TaskOptions
 from knapsaq.schedules import Schedule
@@ -99,6 +100,9 @@ class Task(Generic[P, R, C]):
             raise TaskDefinitionError(self.name, problem)
         if options.run == "process":
             refuse_hidden(self.name, function)
+        if options.batch is not None:
+            signature = ItemSignature(self.name, function, takes_context=self.takes_context)
+            signature.refuse_unfilled(options.dependencies)
 
     def __repr__(self) -> str:
         return f"<Task {self.name!r} at {self.location}>"
@@ -126,8 +130,9 @@ class Task(Generic[P, R, C]):
 
     @functools.cached_property
     def signature(self) -> Signature:
-        """The function's parameters and result, without the context."""
-        return Signature(self.name, self.function, takes_context=self.takes_context)
+        """The function's parameters and result as callers see them, without the context."""
+        kind = Signature if self.options.batch is None else ItemSignature
+        return kind(self.name, self.function, takes_context=self.takes_context)
 
     @property
     def path(self) -> str:

@@ -89,6 +89,8 @@ def _options(options: TaskOptions) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, Batch):
+        return {"size": value.size, "wait": value.wait_seconds}
     if isinstance(value, tuple):
         return [getattr(each, "__name__", str(each)) for each in value]
     return sorted(value) if hasattr(value, "keys") else value
