@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 from knapsaq.errors import KnapsaqError, OptionError
-from knapsaq.timing import Duration, seconds
+from knapsaq.timing import Duration
 
 SMALLEST, LARGEST = 2, 10_000
 LONGEST_WAIT = 3600.0  # seconds
@@ -37,11 +37,7 @@ class Batch:
         is_number = isinstance(length, (int, float)) and not isinstance(length, bool)
         if not is_number or not 0 < length <= LONGEST_WAIT:
             raise OptionError("Batch()", "wait", wait, "seconds above 0 up to 3,600, or a timedelta")
-
-    @property
-    def wait_seconds(self) -> float:
-        """The longest wait in seconds."""
-        return seconds(self.wait)
+        object.__setattr__(self, "wait", float(length))  # one form, so that equal ones are equal
 
 
 class BatchResultError(KnapsaqError):

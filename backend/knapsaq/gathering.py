@@ -31,6 +31,7 @@ from knapsaq.lineage import origin
 from knapsaq.outcomes import TaskSignal
 from knapsaq.slots import Slot, Slots, given_up, slots_here
 from knapsaq.task import Task
+from knapsaq.timing import seconds
 from knapsaq.workflow_errors import WorkflowError
 
 AnyTask = Task[..., Any, Any]
@@ -102,7 +103,7 @@ class Gatherings:
         elif gathering.timer is None:
             self._open[gathering.task] = gathering
             loop = asyncio.get_running_loop()
-            gathering.timer = loop.call_later(batch.wait_seconds, self._begin, gathering)
+            gathering.timer = loop.call_later(seconds(batch.wait), self._begin, gathering)
 
     def _begin(self, gathering: Gathering) -> None:
         if self._open.get(gathering.task) is gathering:

@@ -12,6 +12,7 @@ import rich_click as click
 from rich.table import Table
 from rich.text import Text
 
+from knapsaq.batch import Batch
 from knapsaq.cli.loading import load
 from knapsaq.cli.reporting import note, output
 from knapsaq.codec import to_json_types
@@ -90,7 +91,7 @@ def _options(options: TaskOptions) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Batch):
-        return {"size": value.size, "wait": value.wait_seconds}
+        return {"size": value.size, "wait": value.wait}
     if isinstance(value, tuple):
         return [getattr(each, "__name__", str(each)) for each in value]
     return sorted(value) if hasattr(value, "keys") else value
