@@ -29,7 +29,7 @@ from knapsaq.items import ItemSignature
 from knapsaq.job import Job
 from knapsaq.lineage import origin
 from knapsaq.outcomes import TaskSignal
-from knapsaq.slots import Slot, Slots, given_up, slots_here
+from knapsaq.slots import SharedSlot, Slots, given_up, slots_here
 from knapsaq.task import Task
 from knapsaq.timing import seconds
 from knapsaq.workflow_errors import WorkflowError
@@ -119,12 +119,10 @@ class Gatherings:
 
     async def _run(self, gathering: Gathering) -> None:
         origin.set(None)  # it may have been set where the worker was started
-        slot = gathering.enter()
-        try:
-            answers = await self._answers(gathering)
-        finally:
-            if slot is not None:
-                slot.leave()
+        if gathering.slot is not None:
+            gathering.slot.enter()
+        answers = await self._answers(gathering)
+        gathering.leave_slot()
         for number, (member, answer) in enumerate(zip(gathering.members, answers, strict=True), start=1):
             member.tell(answer)
             if number % TOLD_A_TURN == 0:
@@ -160,6 +158,7 @@ class Gathering:
         job: What stands for all of them while the function runs.
         timer: What begins the run, while they gather.
         run: The run, once it has begun.
+        slot: Its place among what the worker runs.
     """
 
     def __init__(self, task: AnyTask, ctx: Context, slots: Slots | None) -> None:
@@ -168,7 +167,7 @@ class Gathering:
         self.timer: asyncio.TimerHandle | None = None
         self.run: asyncio.Task[None] | None = None
         self._first, self._slots = ctx, slots
-        self._slot: Slot | None = None
+        self.slot: SharedSlot | None = None
         self._present = self._interrupted = 0
 
     def add(self, job: Job[Any], item: Any) -> Member:
@@ -196,6 +195,8 @@ class Gathering:
         name = cast("ItemSignature", self.task.signature).item
         kwargs = {name: [member.item for member in self._order]}
         self.job = RunJob(self.task.name, kwargs, [member.job for member in self._order])
+        if self._slots is not None:
+            self.slot = SharedSlot(self._slots)
         return True
 
     def context(self) -> BatchContext:
@@ -207,10 +208,10 @@ class Gathering:
         ctx.run = self.job
         return ctx
 
-    def enter(self) -> Slot | None:
-        """Take a slot for the run."""
-        self._slot = None if self._slots is None else self._slots.enter_shared()
-        return self._slot
+    def leave_slot(self) -> None:
+        """Give the run's slot back, if that has not been done."""
+        if self.slot is not None:
+            self.slot.leave()
 
     def left(self, member: Member) -> None:
         """Note that nobody waits for a member any more; a function that does not end has no slot then."""
@@ -218,8 +219,8 @@ class Gathering:
         self._present -= 1
         if self.run is None:
             self.members.pop(member, None)
-        elif not self._present and self._slot is not None:
-            self._slot.leave()
+        elif not self._present:
+            self.leave_slot()
 
     def interrupt(self, member: Member, *, gently: bool) -> bool:
         """Interrupt the function if all jobs have been.
@@ -243,6 +244,7 @@ class Gathering:
 
     def ended(self, run: asyncio.Task[None]) -> None:
         """Tell those that have got no answer, as the run was cancelled."""
+        self.leave_slot()
         if not run.cancelled():
             run.exception()
         for member in self.members:

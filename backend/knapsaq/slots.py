@@ -32,12 +32,6 @@ class Slots:
         _current.set(slot)
         return slot
 
-    def enter_shared(self) -> Slot:
-        """Likewise, for what runs in the name of several jobs that have all given up theirs."""
-        slot = SharedSlot(self)
-        _current.set(slot)
-        return slot
-
     def give(self) -> None:
         """Take back what a job gives up."""
         self.freed += 1
@@ -62,13 +56,17 @@ class Slot:
 
 
 class SharedSlot(Slot):
-    """A slot that is taken on top of those of the jobs that run."""
+    """A slot of what runs in the name of several jobs, which have all given up theirs; it is taken at once."""
 
     __slots__ = ()
 
     def __init__(self, slots: Slots) -> None:
         super().__init__(slots)
         slots.freed -= 1
+
+    def enter(self) -> None:
+        """Give it to the code that runs from here on, and to all tasks that it starts."""
+        _current.set(self)
 
     def leave(self) -> None:
         """Give it back for good; a second time does nothing."""
