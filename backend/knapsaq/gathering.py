@@ -30,11 +30,10 @@ from knapsaq.job import Job
 from knapsaq.lineage import origin
 from knapsaq.outcomes import TaskSignal
 from knapsaq.slots import SharedSlot, Slots, given_up, slots_here
-from knapsaq.task import Task
 from knapsaq.timing import seconds
+from knapsaq.wiring import AnyTask
 from knapsaq.workflow_errors import WorkflowError
 
-AnyTask = Task[..., Any, Any]
 Attempt = Callable[[Any, Job[Any], Context], Awaitable[Any]]
 TOLD_A_TURN = 500  # jobs that go on in one turn of the loop; each has a result to be encoded
 SEVERAL = "with batch=... it runs for several jobs"
