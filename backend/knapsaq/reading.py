@@ -45,7 +45,7 @@ class ReadingQueue(ClaimingQueue):
 
     def __init__(self, redis: Redis, name: str = "default", **options: Any) -> None:
         super().__init__(redis, name, **options)
-        self._pushes = shared_pushes(redis)
+        self._pushes = shared_pushes(self.redis)
         self._reading = Batcher(self._read, READ_A_CALL)
         self._looking = Batcher(self._scores, READ_A_CALL)
 
