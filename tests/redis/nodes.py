@@ -99,6 +99,12 @@ class Nodes:
         to.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", old.id)
         old.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", to.id)
 
+    def spread(self) -> None:
+        """Give each queue a node of its own."""
+        for queue, node in zip(QUEUES, self.nodes, strict=True):
+            if self.owner(queue) is not node:
+                self.move(queue, node)
+
     def replicate(self, owner: Node) -> Node:
         """Start a replica of a node."""
         replica = Node(self._directory / f"{len(self.nodes)}")

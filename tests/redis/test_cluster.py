@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.conftest import ENDLESS_KEYS
 from tests.redis.conftest import Gate
 from tests.redis.nodes import QUEUES, Nodes
 from tests.support import eventually, working
@@ -35,34 +33,10 @@ from knapsaq.testing import ManualClock
 Echo = Task[..., Any, Any]
 
 
-@pytest.fixture(scope="module")
-def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
-    """A cluster of three nodes."""
-    nodes = Nodes(tmp_path_factory.mktemp("cluster"))
-    yield nodes
-    nodes.stop()
-
-
 @pytest.fixture
-def settings(nodes: Nodes) -> Settings:
-    """Settings for it."""
-    return Settings(broker_url=nodes.url, queues=QUEUES, shutdown_grace=5.0, lease=1, _env_file=None)
-
-
-@pytest.fixture
-async def client(nodes: Nodes, settings: Settings, registry: Registry) -> AsyncIterator[Client]:
-    """An open connection with an empty cluster behind it, whose keys are looked at when the test ends."""
-    nodes.flush()
-    async with connect(settings, registry=registry) as client:
-        yield client
-    strays = [key for key, ttl in nodes.keys().items() if ttl == -1 and not ENDLESS_KEYS.fullmatch(key.encode())]
-    assert not strays, f"keys without owner or expiry: {strays}"
-
-
-@pytest.fixture
-async def queue(client: Client) -> Queue:
+async def queue(cluster: Client) -> Queue:
     """The first queue."""
-    return client.queue(QUEUES[0])
+    return cluster.queue(QUEUES[0])
 
 
 @pytest.fixture
@@ -85,10 +59,14 @@ async def runs(echo: Echo, queue: str) -> str:
 
 
 class TestQueues:
-    async def test_jobs_of_three_queues_run_on_three_nodes(self, client: Client, nodes: Nodes, echo: Echo) -> None:
+    async def test_jobs_of_three_queues_run_on_three_nodes(self, cluster: Client, nodes: Nodes, echo: Echo) -> None:
         """Those that wait for a due time too, and whoever waits hears of the end by a push."""
         assert len({nodes.owner(queue).port for queue in QUEUES}) == 3
-        async with working(client.queue(QUEUES[0])), working(client.queue(QUEUES[1])), working(client.queue(QUEUES[2])):
+        async with (
+            working(cluster.queue(QUEUES[0])),
+            working(cluster.queue(QUEUES[1])),
+            working(cluster.queue(QUEUES[2])),
+        ):
             for queue in QUEUES:
                 jobs = [
                     await echo.using(queue=queue).enqueue("now"),
@@ -96,9 +74,9 @@ class TestQueues:
                 ]
                 assert [await job.wait(5) for job in jobs] == ["now", "later"]
 
-    async def test_a_running_job_is_ended_on_purpose(self, queue: Queue, gate: Gate, client: Client) -> None:
+    async def test_a_running_job_is_ended_on_purpose(self, queue: Queue, gate: Gate, cluster: Client) -> None:
         """The order reaches the worker as it does on one server."""
-        job = await client.registry.get("held").using(queue=queue.name).enqueue()
+        job = await cluster.registry.get("held").using(queue=queue.name).enqueue()
         async with working(queue):
             await gate.entered()
             await job.revoke(reason="not needed")
@@ -114,7 +92,7 @@ class TestQueues:
                     assert await news.get() == ("news", b"hello")
 
     async def test_a_schedule_goes_with_its_task_to_a_queue_on_another_node(
-        self, nodes: Nodes, registry: Registry, clock: ManualClock, settings: Settings
+        self, nodes: Nodes, registry: Registry, clock: ManualClock, cluster_settings: Settings
     ) -> None:
         """With its due time and what operators have changed; what has fired does not fire again."""
         nodes.flush()
@@ -128,7 +106,7 @@ class TestQueues:
 
             return tick
 
-        async with connect(settings, registry=registry, clock=clock) as client:
+        async with connect(cluster_settings, registry=registry, clock=clock) as client:
             old, new = client.queue(QUEUES[0]), client.queue(QUEUES[1])
             scheduler = Scheduler(old, [define(QUEUES[0])])
             await scheduler.run_once()
@@ -178,7 +156,7 @@ class TestAddress:
             async with connect(settings, registry=Registry()):
                 pass
 
-    async def test_one_seed_that_answers_is_enough(self, nodes: Nodes, client: Client) -> None:
+    async def test_one_seed_that_answers_is_enough(self, nodes: Nodes, cluster: Client) -> None:
         """The others are heard of from it."""
         redis = open_redis(f"redis+cluster://127.0.0.1:1,127.0.0.1:{nodes.nodes[0].port}?max_connections=5")
         for name in QUEUES:
@@ -208,7 +186,7 @@ class TestAddress:
 
 
 class TestMoves:
-    async def test_a_worker_follows_its_slot(self, nodes: Nodes, client: Client, queue: Queue, echo: Echo) -> None:
+    async def test_a_worker_follows_its_slot(self, nodes: Nodes, cluster: Client, queue: Queue, echo: Echo) -> None:
         """Jobs that wait are moved with it, and its lease goes on at the new node."""
         async with working(queue):
             assert await runs(echo, queue.name) == "x"
@@ -218,7 +196,7 @@ class TestMoves:
             assert await runs(echo, queue.name) == "x"
 
     async def test_a_slot_between_two_nodes_is_an_outage(
-        self, nodes: Nodes, queue: Queue, echo: Echo, client: Client
+        self, nodes: Nodes, queue: Queue, echo: Echo, cluster: Client
     ) -> None:
         """Nothing is run by halves: who asks is told to try again, and afterwards all goes on."""
         await echo.enqueue("before")
@@ -232,7 +210,7 @@ class TestMoves:
             assert await runs(echo, queue.name) == "x"
             await eventually(lambda: not_queued(queue))
 
-    async def test_a_replica_takes_over(self, nodes: Nodes, client: Client, queue: Queue, echo: Echo) -> None:
+    async def test_a_replica_takes_over(self, nodes: Nodes, cluster: Client, queue: Queue, echo: Echo) -> None:
         """When a node dies its queues are where its replica is, and workers and callers find them there."""
         owner = nodes.owner(queue.name)
         replica = nodes.replicate(owner)

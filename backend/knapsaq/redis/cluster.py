@@ -239,6 +239,11 @@ def redis_of(client: Redis, queue: str) -> Redis:
     return pool.cluster.client(slot_of(queue))
 
 
+def in_cluster(client: Redis) -> bool:
+    """Tell whether a client is one of a cluster's."""
+    return isinstance(client.connection_pool, ClusterPool)
+
+
 def clients_of(client: Redis) -> list[Redis]:
     """Return all clients that were made of one: itself, or in a cluster those of all slots."""
     pool = client.connection_pool
