@@ -11,7 +11,8 @@ Invariants, each a test in ``tests/redis/test_flow_ends.py`` or ``test_cluster_f
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Mapping, Sequence
 
 from saq.job import Status
 
@@ -44,6 +45,8 @@ class Mender:
         going_on = [int(node) for node, state in zip(states[::2], states[1::2], strict=True) if state == b"q"]
         if not states and not await execute("EXISTS", keys.flow):
             await execute("SREM", keys.flows, flow_id)
+        # After the look at the states: what was to begin then, and is in no relay now, has been begun.
+        relays = bool(going_on) and await execute("EXISTS", self._queue.keys.relay)
         mended = 0
         for first in range(0, len(going_on), READ_AT_ONCE):
             part = going_on[first : first + READ_AT_ONCE]
@@ -56,20 +59,14 @@ class Mender:
                     for node, other, run in zip(part, queues, runs, strict=True)
                     if other == name
                 }
-                mended += await self._tell(queue, nodes)
+                on_their_way = await _relayed(queue, nodes, relays=relays)
+                mended += await self._tell(queue, [key for key in nodes if key not in on_their_way])
         return mended
 
-    async def _tell(self, queue: ReadingQueue, runs: Mapping[str, bytes | None]) -> int:
-        """Tell of the jobs of some keys; where there is a run, only if the other slot has accepted that."""
-        execute, keys = queue.line.execute, queue.keys
-        job_keys = list(runs)
-        if apart := [key for key in job_keys if runs[key] is not None]:
-            # Before the look at the jobs: what has been accepted by now, and is not there then, has ended.
-            marks = await execute("MGET", *(keys.run(key) for key in apart))
-            on_their_way = {key for key, mark in zip(apart, marks, strict=True) if mark != runs[key]}
-            job_keys = [key for key in job_keys if key not in on_their_way]
+    async def _tell(self, queue: ReadingQueue, job_keys: Sequence[str]) -> int:
         if not job_keys:
             return 0
+        execute, keys = queue.line.execute, queue.keys
         ids = [queue.job_id(key) for key in job_keys]
         scores = await execute("ZMSCORE", keys.incomplete, *ids)
         lost = [job_id for job_id, score in zip(ids, scores, strict=True) if score is None]
@@ -84,6 +81,28 @@ class Mender:
                 names = [keys.incomplete, job_id]
                 count += int(await scripts.flow_tell(queue.line, names, [queue.now_argument, state, value]))
         return count
+
+
+async def _relayed(queue: ReadingQueue, runs: Mapping[str, bytes | None], *, relays: bool) -> set[str]:
+    """Return which jobs of another slot are not there yet, or have ended, but the relay has not told of it.
+
+    Args:
+        queue: Their queue.
+        runs: Which run of each has begun; None for those that are not relayed.
+        relays: Whether their workflow's queue has anything to relay.
+    """
+    apart = [key for key, run in runs.items() if run is not None]
+    if not apart:
+        return set()
+    execute, keys = queue.line.execute, queue.keys
+    names = [keys.run(key) for key in apart]
+    marks, *lives = await asyncio.gather(execute("MGET", *names), *(execute("TTL", name) for name in names))
+    ends = await execute("EXISTS", keys.relay)
+    return {
+        key
+        for key, mark, seconds in zip(apart, marks, lives, strict=True)
+        if (ends and seconds >= 0 if mark == runs[key] else relays)
+    }
 
 
 def _end_of(record: bytes | None) -> tuple[str, bytes]:

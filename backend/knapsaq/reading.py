@@ -234,6 +234,13 @@ class ReadingQueue(ClaimingQueue):
             self._siblings[name] = type(self)(self.redis, name, **options)
         return self._siblings[name]
 
+    async def disconnect(self) -> None:
+        """Close the connections, those to the slots of other queues too."""
+        for one in self._siblings.values():
+            if one.redis is not self.redis:
+                await one.disconnect()
+        await super().disconnect()
+
     async def _read(self, job_ids: Sequence[str | bytes]) -> Sequence[bytes | None]:
         with broker_errors(self.settings.redacted_broker_url):
             return cast("Sequence[bytes | None]", await self.line.execute("MGET", *job_ids))

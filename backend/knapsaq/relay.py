@@ -35,6 +35,7 @@ from knapsaq.redis.line import text
 
 TAKEN_A_CALL = 100
 BYTES_A_CALL = 1024 * 1024
+CARRIED_AT_ONCE = 10  # entries, each of up to a hundred nodes with their records
 LOCK_MS = 5_000
 LOOK_SECONDS = 5.0  # until a worker looks for itself: a push may have been lost, or the one who heard it has died
 
@@ -94,6 +95,7 @@ class Relay:
         self._queue = queue
         self._worker = worker
         self._pause = 0.0
+        self._at_once = asyncio.Semaphore(CARRIED_AT_ONCE)
         self.news = asyncio.Event()
 
     async def run(self) -> None:
@@ -146,7 +148,7 @@ class Relay:
 
     async def _take(self, after: bytes | str) -> Any:
         keys = self._queue.keys
-        args: list[scripts.Argument] = [self._worker, LOCK_MS, after, TAKEN_A_CALL]
+        args: list[scripts.Argument] = [self._worker, LOCK_MS, after, TAKEN_A_CALL, BYTES_A_CALL]
         return await scripts.relay_take(self._queue.line, [keys.relay, keys.relay_lock], args)
 
     async def _carry_and_drop(self, rows: Sequence[Any]) -> list[Exception]:
@@ -178,7 +180,8 @@ class Relay:
 
     async def _carried(self, entry: Entry) -> Exception | None:
         try:
-            await self.carry(entry)
+            async with self._at_once:
+                await self.carry(entry)
         except Exception as error:  # noqa: BLE001 - whatever it is, the other entries are to go on
             return error
         return None

@@ -271,6 +271,33 @@ class TestEnd:
         with pytest.raises(WorkflowFailedError, match="its record is gone"):
             await flow.wait(5)
 
+    async def test_an_end_on_its_way_is_not_taken_for_a_loss(self, here: Queue, there: Queue, one: AnyTask) -> None:
+        """Also where the job's record is not kept."""
+        flow = await chain(one.s(1), one.s().set(queue=B, ttl=-1)).enqueue()
+        await give_results(here, 1)
+        await relay(here)
+        await give_results(there, 2)
+        assert await Mender(here).run_once() == 0
+        await relay(there)
+        assert await flow.wait(5) == 2
+
+    async def test_a_node_that_the_other_slot_has_lost_is_told(self, here: Queue, there: Queue, one: AnyTask) -> None:
+        """As a fail-over to a replica may lose the last moments: it fails, and may be retried."""
+        flow = await chain(one.s(1), one.s().set(queue=B)).enqueue()
+        await give_results(here, 1)
+        await relay(here)
+        key = node_key(flow.id, 1)
+        await there.redis.delete(there.keys.run(key), there.job_id(key), there.keys.queued, there.keys.incomplete)
+        assert await Mender(here).run_once() == 1
+        await relay(there)
+        with pytest.raises(WorkflowFailedError, match="its record is gone"):
+            await flow.wait(5)
+        assert await flow.retry_failed() == 1
+        await relay(here)
+        await give_results(there, 2)
+        await relay(there)
+        assert await flow.wait(5) == 2
+
 
 class TestExtend:
     async def test_nodes_of_a_job_that_died_behind_its_word_are_added_once(
@@ -320,39 +347,6 @@ class TestExtend:
         assert await Relay(there, "w").entries() == []
         await there.settle(claim, Failed("late"), worker="w")
         await relay(there)
-
-
-class TestRelay:
-    async def test_what_cannot_be_carried_keeps_back_nothing_else(
-        self, here: Queue, there: Queue, cluster: Client, one: AnyTask
-    ) -> None:
-        """A queue whose keys somebody has spoilt, and an entry that nobody can read."""
-        redis: Any = here.redis
-        await redis.xadd(here.keys.relay, {"begin": "?", "runs": "none"})
-        await there.redis.set(there.keys.queued, "spoilt")
-        flows = [await chain(one.s(1), one.s().set(queue=queue)).enqueue() for queue in (B, C)]
-        await give_results(here, 1, 1)
-        with pytest.raises(Exception, match="WRONGTYPE"):
-            await Relay(here, "w").run_once()
-        other = cluster.queue(C)
-        await give_results(other, 2)
-        await relay(other)
-        assert await flows[1].wait(5) == 2
-        await there.redis.delete(there.keys.queued)
-        [left] = await Relay(here, "w").entries()
-        assert left.flow == flows[0].id
-        await relay(here)
-        await give_results(there, 3)
-        await relay(there)
-        assert await flows[0].wait(5) == 3
-
-    async def test_a_worker_that_ends_has_told_everything(self, here: Queue, there: Queue, one: AnyTask) -> None:
-        """Those of a burst too, which nobody may follow soon."""
-        flow = await chain(one.s(1), one.s().set(queue=B)).enqueue()
-        for queue in (here, there):
-            async with working(queue, burst=True, dequeue_timeout=0.1) as worker:
-                await eventually(worker._ended.is_set)
-        assert await flow.wait(5) == 1
 
 
 async def fail(queue: Queue) -> None:
