@@ -30,7 +30,7 @@ APART = "~"
 def is_apart(flow: str, queue: str) -> bool:
     """Tell whether a queue cannot be reached in a step of a workflow; ``flow_is_apart`` in Lua tells the same."""
     home, _, key = flow.partition(":")
-    return key.startswith(APART) and tag_of(home) != tag_of(queue)
+    return key.startswith(APART) and (tag_of(home) or home) != (tag_of(queue) or queue)
 
 
 class Place(NamedTuple):

@@ -373,6 +373,8 @@ class Worker(SaqWorker[Any]):
             await self.queue.advance(self.id, self._stamps(), 0)
             await asyncio.gather(*self.tasks)
             await self._aftermath.ended()
+            if self._relay:
+                await self._relay.run_once()
         finally:
             while self._exchange.pending:
                 await self._exchange.next(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import product
 from typing import Any
 
 import pytest
@@ -12,7 +13,9 @@ from tests.support import eventually, working
 
 from knapsaq import Client, Queue, Registry, WorkflowJob, chain, group
 from knapsaq.mending import Mender
+from knapsaq.nodes import is_apart
 from knapsaq.outcomes import Failed, Succeeded
+from knapsaq.redis import scripts
 from knapsaq.registry import AnyTask
 from knapsaq.relay import Relay
 
@@ -135,7 +138,7 @@ class Fate:
 
 
 class TestFate:
-    @pytest.mark.parametrize("seed", range(8))
+    @pytest.mark.parametrize("seed", range(5))
     async def test_whatever_happens_each_node_succeeds_once(self, cluster: Client, one: AnyTask, seed: int) -> None:
         """Neither crashes nor retries lose one or run one that has succeeded."""
         fate = Fate(cluster, seed)
@@ -153,3 +156,14 @@ class TestFate:
         assert all(runs.count(True) == 1 and runs[-1] for runs in fate.runs.values())
         for _ in range(2):
             await relay(*fate.queues)
+
+
+class TestApart:
+    async def test_scripts_and_python_agree_on_it(self, cluster: Client) -> None:
+        """Which of the two ways a step goes is decided in both."""
+        source = scripts.relay_end.source.rpartition("local flow = unpack(KEYS)")[0]
+        text = f"{source}\nreturn flow_is_apart(ARGV[1], ARGV[2]) and 1 or 0"
+        line = cluster.queue(A).line
+        names = ("{a}", "{b}", "a", "{}", "{}{a}", "x{a}", "{a", "{a}{b}")
+        for flow, queue in product([f"{name}:{mark}key" for name in names for mark in ("~", "")], names):
+            assert await line.execute("EVAL", text, 0, flow, queue) == int(is_apart(flow, queue)), (flow, queue)
