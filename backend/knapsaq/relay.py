@@ -9,7 +9,7 @@ to where they belong and drops them only then: at least once. So each is such th
 * *end* has the run that ended. A node that has ended, or runs once more, does not hear of it;
 * *extend* has the nodes that a job has added while its claim stood. Nodes that are there are not added again.
 
-Invariants, each a test in ``tests/redis/test_cluster_flows.py``:
+Invariants, each a test in ``tests/redis/test_cluster_flows.py`` or ``test_relay.py``:
 
 * a crash between the two steps neither loses a node nor runs one twice, nor does a second worker at the same entries;
 * an entry that cannot be carried keeps back no other, but the ends of its own workflow;

@@ -66,7 +66,7 @@ class Owners:
     """
 
     def __init__(self, seeds: Iterable[Address], options: Mapping[str, Any], *, tls: bool) -> None:
-        self._nodes = list(dict.fromkeys(seeds))
+        self._seeds = self._nodes = list(dict.fromkeys(seeds))
         self._tls = tls
         limits = {"socket_timeout": ASK_TIMEOUT, "socket_connect_timeout": ASK_TIMEOUT}
         self._options = {**options, **limits}
@@ -114,7 +114,7 @@ class Owners:
         return nodes
 
     def _owner(self, reply: Any, asked: Address, slot: int) -> Address:
-        """Return the owner of a slot, and remember all nodes that are told of."""
+        """Return the owner of a slot, and remember the nodes that are told of beside the seeds, and no others."""
         found: Address | None = None
         told: list[Address] = []
         for first, last, *nodes in reply:
@@ -122,7 +122,8 @@ class Owners:
             told += addresses
             if first <= slot <= last:
                 found = addresses[0]
-        self._nodes = list(dict.fromkeys((*self._nodes, *told)))
+        known = {*self._seeds, *told}
+        self._nodes = [*(node for node in self._nodes if node in known), *(known - {*self._nodes})]
         if found is None:
             raise ElsewhereError(f"no node of the cluster owns slot {slot}")
         return found

@@ -128,7 +128,7 @@ local function flow_accept(id, nodes, now, again)
     local values, marks, by_queue = flow_fields(flow, part, 'r', 'q', 'd'), {}, {}
     for i, node in ipairs(part) do
       local record, queue, due = values[3 * i - 2], values[3 * i - 1] or home, values[3 * i]
-      if flow_is_apart(id, queue) then
+      if queue ~= home and flow_is_apart(id, queue) then
         apart[#apart + 1] = node
       else
         by_queue[queue] = by_queue[queue] or {}
