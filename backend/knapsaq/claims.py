@@ -31,6 +31,7 @@ from knapsaq.nodes import MARK, place_of, told
 from knapsaq.outcomes import Dead, Failed, Outcome, Released, Retried, Snoozed, Succeeded
 from knapsaq.record import Record
 from knapsaq.redis import scripts
+from knapsaq.redis.cluster import redis_of
 from knapsaq.redis.keys import Keys
 from knapsaq.redis.line import Line, shared_line, text
 from knapsaq.registry import Registry
@@ -122,12 +123,12 @@ class ClaimingQueue(RedisQueue):
     ) -> None:
         self._own_dump = "dump" in saq_options
         saq_options = {"dump": msgspec.json.encode, "load": msgspec.json.decode, **saq_options}
-        super().__init__(redis, name, **saq_options)
+        super().__init__(redis_of(redis, name), name, **saq_options)
         self.registry = registry
         self.settings = settings or Settings()
         self.keys = Keys(name)
         self.clock = clock
-        self.line = shared_line(redis)
+        self.line = shared_line(self.redis)
         self._calls = 0
         self.updated = 0
         """How often a running job's record was written in between; stamps made before that are stale."""

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from knapsaq import submission
 from knapsaq.canvas import Expression, FlowOptions
@@ -21,10 +22,13 @@ from knapsaq.errors import UnknownQueueError
 from knapsaq.flows import flow_of
 from knapsaq.job import Job
 from knapsaq.queue import Queue
+from knapsaq.redis.cluster import clients_of
 from knapsaq.redis.connection import check_broker, open_redis
 from knapsaq.redis.embedded import EmbeddedBroker
+from knapsaq.redis.line import shared_line
 from knapsaq.registry import Registry, get_registry
 from knapsaq.settings import EMBEDDED, Settings
+from knapsaq.waiting import shared_pushes
 from knapsaq.workflow import WorkflowJob
 
 
@@ -120,8 +124,9 @@ async def connect(
         url = await asyncio.to_thread(embedded.start) if embedded else settings.broker_url
         redis = open_redis(url)
         try:
-            await check_broker(redis, url)
             client = Client(redis, settings, registry, clock)
+            for server in dict.fromkeys(queue.redis for queue in client.queues.values()):
+                await check_broker(server, url)
             try:
                 with registry.bound(client):
                     yield client
@@ -129,7 +134,16 @@ async def connect(
                 for queue in client.queues.values():
                     await queue.disconnect()
         finally:
-            await redis.aclose()
+            await _close(redis)
     finally:
         if embedded:
             await asyncio.to_thread(embedded.stop)
+
+
+async def _close(redis: Redis) -> None:
+    """Close a client, and in a cluster those of all queues."""
+    for each in clients_of(redis):
+        with suppress(RedisError, OSError):
+            await shared_pushes(each).close()
+            await shared_line(each).close()
+            await each.aclose()

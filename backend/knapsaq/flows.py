@@ -1,13 +1,12 @@
 """Flows: what may be asked of a workflow, and the two orders that it takes: revoke, and retry what failed.
 
 Where in the flow: beside the scripts that move a workflow on, see ``lua/shared/flow.lua``. A node that begins reads
-here what it takes of others; a caller waits here; and a worker looks here for jobs that ended without telling.
+here what it takes of others, and a caller waits here.
 
 Invariants, each a test in ``tests/redis/test_flows.py``:
 
 * whoever waits for a workflow hears of its end by a push, also after an outage;
-* a node that starts reads its inputs with one call, and nothing is read for any other job;
-* a job that ended outside of our scripts is told to its workflow within one turn of ``Mender``.
+* a node that starts reads its inputs with one call, and nothing is read for any other job.
 """
 
 from __future__ import annotations
@@ -20,12 +19,11 @@ from typing import Any, cast
 
 import msgspec
 from redis.exceptions import AuthenticationError, RedisError
-from saq.job import Status
 
 from knapsaq.codec import copied
 from knapsaq.errors import ResultError
 from knapsaq.job import Job
-from knapsaq.nodes import ABORTED, DONE, FAILED, node_key, place_of, told
+from knapsaq.nodes import ABORTED, DONE, FAILED, node_key, place_of
 from knapsaq.plan import FAILURES, Shape
 from knapsaq.reading import AWAY, LOOK_PAUSE, ReadingQueue
 from knapsaq.redis import scripts
@@ -45,7 +43,6 @@ from knapsaq.workflow_errors import (
 GONE = "it was kept for its ttl after its end; keep it longer with .enqueue(ttl=...)"
 STATES: dict[str, NodeState] = {DONE: "complete", FAILED: "failed", ABORTED: "aborted", "c": "cancelled"}
 ABORTED_AT_ONCE = 100
-MENDED_AT_ONCE = 100
 READ_AT_ONCE = 1000
 
 
@@ -192,16 +189,17 @@ class Flow:
         """Return which of some nodes run."""
         active: set[int] = set()
         for first in range(0, len(nodes), READ_AT_ONCE):
-            part = nodes[first : first + READ_AT_ONCE]
-            ids = [self._job_id(node, queues) for node in part]
-            for node, record in zip(part, await self._queue.line.execute("MGET", *ids), strict=True):
-                status = _fields(record).get("status")
-                if status in ("active", "aborting"):
-                    active.add(node)
+            by_queue: dict[str, list[int]] = {}
+            for node in nodes[first : first + READ_AT_ONCE]:
+                by_queue.setdefault(queues.get(node, self._queue.name), []).append(node)
+            for name, part in by_queue.items():
+                queue = self._queue.sibling(name)
+                ids = [queue.job_id(node_key(self.id, node)) for node in part]
+                for node, record in zip(part, await queue.line.execute("MGET", *ids), strict=True):
+                    status = fields_of(record).get("status")
+                    if status in ("active", "aborting"):
+                        active.add(node)
         return active
-
-    def _job_id(self, node: int, queues: Mapping[int, str]) -> str:
-        return f"saq:job:{queues.get(node, self._queue.name)}:{node_key(self.id, node)}"
 
     async def _snapshot(self) -> _Snapshot:
         execute, keys = self._queue.line.execute, self._keys
@@ -270,7 +268,7 @@ async def inputs(job: Job[Any]) -> dict[str, Any] | None:
     if not takes or place is None:
         return job.kwargs
     queue = cast("ReadingQueue", job.get_queue())
-    flow = Flow(queue, place.flow)
+    flow = Flow(queue.sibling(place.home), place.flow)
     while True:
         try:
             if takes[0][1] == FAILURES:
@@ -292,66 +290,8 @@ async def inputs(job: Job[Any]) -> dict[str, Any] | None:
     return cast("dict[str, Any]", arguments)
 
 
-class Mender:
-    """Tells workflows of jobs that ended outside of our scripts: in a worker of SAQ, by hand, or with their records."""
-
-    def __init__(self, queue: ReadingQueue) -> None:
-        self._queue = queue
-        self._cursor: int | bytes = 0
-
-    async def run_once(self) -> int:
-        """Look at some workflows, the next ones each time, and return how many jobs were told of."""
-        execute = self._queue.line.execute
-        self._cursor, ids = await execute("SSCAN", self._queue.keys.flows, self._cursor, "COUNT", MENDED_AT_ONCE)
-        return sum([await self._mend(text(flow_id)) for flow_id in ids])
-
-    async def _mend(self, flow_id: str) -> int:
-        execute, keys = self._queue.line.execute, FlowKeys.of(flow_id)
-        states = await execute("HGETALL", keys.states)
-        going_on = [int(node) for node, state in zip(states[::2], states[1::2], strict=True) if state == b"q"]
-        if not states and not await execute("EXISTS", keys.flow):
-            await execute("SREM", keys.flows, flow_id)
-        mended = 0
-        for first in range(0, len(going_on), READ_AT_ONCE):
-            part = going_on[first : first + READ_AT_ONCE]
-            queues = await execute("HMGET", keys.flow, *(f"q{node}" for node in part))
-            for name in dict.fromkeys(queues):
-                queue = self._queue.sibling(text(name)) if name is not None else self._queue
-                nodes = [node for node, other in zip(part, queues, strict=True) if other == name]
-                mended += await self._tell(queue, [node_key(flow_id, node) for node in nodes])
-        return mended
-
-    async def _tell(self, queue: ReadingQueue, job_keys: Sequence[str]) -> int:
-        ids = [queue.job_id(key) for key in job_keys]
-        execute, keys = queue.line.execute, queue.keys
-        scores = await execute("ZMSCORE", keys.incomplete, *ids)
-        lost = [job_id for job_id, score in zip(ids, scores, strict=True) if score is None]
-        if not lost:
-            return 0
-        # Whoever has claimed one will tell himself.
-        claims, records = await execute("HMGET", keys.claims, *lost), await execute("MGET", *lost)
-        count = 0
-        for job_id, claim, record in zip(lost, claims, records, strict=True):
-            if claim is None:
-                state, value = _end_of(record)
-                names = [keys.incomplete, job_id]
-                count += int(await scripts.flow_tell(queue.line, names, [queue.now_argument, state, value]))
-        return count
-
-
-def _end_of(record: bytes | None) -> tuple[str, bytes]:
-    """Return what a workflow keeps of a job that is no longer in its queue."""
-    if record is None:
-        return told("failed", None, "its record is gone")
-    fields = _fields(record)
-    status = fields.get("status")
-    if status == Status.COMPLETE.value:
-        return told(status, fields.get("result"), fields.get("error"))
-    error = fields.get("error") or "it is no longer in its queue"
-    return told("failed" if status == Status.FAILED.value else "aborted", None, str(error))
-
-
-def _fields(record: bytes | None) -> dict[str, Any]:
+def fields_of(record: bytes | None) -> dict[str, Any]:
+    """Return the fields of a job's record; none where it cannot be read."""
     try:
         fields = msgspec.json.decode(record or b"")
     except (msgspec.DecodeError, RecursionError):

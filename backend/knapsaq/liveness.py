@@ -31,9 +31,9 @@ from knapsaq import events, watchdog
 from knapsaq.claims import ClaimingQueue, belongs_to
 from knapsaq.job import Job
 from knapsaq.redis import scripts
+from knapsaq.redis.cluster import BlockingTcp, BlockingTls, ClusterPool, is_shared
 
 RENEWALS_A_LEASE = 5
-SHARED_OPTIONS = ("host", "port", "db", "username", "password", "path", "credential_provider", "socket_connect_timeout")
 
 
 class LeaseKeeper(threading.Thread):
@@ -164,10 +164,12 @@ def _blocking_client(client: Redis) -> redis.Redis:
     options = {
         name: value
         for name, value in pool.connection_kwargs.items()
-        if name in SHARED_OPTIONS or name.startswith("ssl_")
+        if name in ("host", "port", "path") or is_shared(name)
     }
     kind: type[Any] = redis.Connection
-    if issubclass(pool.connection_class, SSLConnection):
+    if isinstance(pool, ClusterPool):
+        kind = BlockingTls if pool.tls else BlockingTcp
+    elif issubclass(pool.connection_class, SSLConnection):
         kind = redis.SSLConnection
     elif issubclass(pool.connection_class, UnixDomainSocketConnection):
         kind = redis.UnixDomainSocketConnection

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import msgspec
 
 from knapsaq.codec import utf8
+from knapsaq.shards import tag_of
 
 PREFIX = "flow:"
 MARK = f":{PREFIX}"
@@ -22,11 +23,26 @@ DONE, FAILED, ABORTED = "d", "f", "a"
 _STATES = {"complete": DONE, "failed": FAILED, "aborted": ABORTED}
 
 
+APART = "~"
+"""What the key of a workflow in a cluster begins with: its steps between queues in different slots are relayed."""
+
+
+def is_apart(flow: str, queue: str) -> bool:
+    """Tell whether a queue cannot be reached in a step of a workflow; ``flow_is_apart`` in Lua tells the same."""
+    home, _, key = flow.partition(":")
+    return key.startswith(APART) and (tag_of(home) or home) != (tag_of(queue) or queue)
+
+
 class Place(NamedTuple):
     """Which node of which workflow a job is."""
 
     flow: str
     node: int
+
+    @property
+    def home(self) -> str:
+        """The queue in which the workflow is kept."""
+        return self.flow.partition(":")[0]
 
 
 def node_key(flow: str, node: int) -> str:

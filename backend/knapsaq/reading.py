@@ -45,7 +45,8 @@ class ReadingQueue(ClaimingQueue):
 
     def __init__(self, redis: Redis, name: str = "default", **options: Any) -> None:
         super().__init__(redis, name, **options)
-        self._pushes = shared_pushes(redis)
+        self._pushes = shared_pushes(self.redis)
+        self._siblings: dict[str, Self] = {}
         self._reading = Batcher(self._read, READ_A_CALL)
         self._looking = Batcher(self._scores, READ_A_CALL)
 
@@ -228,7 +229,17 @@ class ReadingQueue(ClaimingQueue):
         """Return another queue of the same Redis; this one if it has the name."""
         if name == self.name:
             return self
-        return type(self)(self.redis, name, registry=self.registry, settings=self.settings, clock=self.clock)
+        if name not in self._siblings:
+            options: Any = {"registry": self.registry, "settings": self.settings, "clock": self.clock}
+            self._siblings[name] = type(self)(self.redis, name, **options)
+        return self._siblings[name]
+
+    async def disconnect(self) -> None:
+        """Close the connections, those to the slots of other queues too."""
+        for one in self._siblings.values():
+            if one.redis is not self.redis:
+                await one.disconnect()
+        await super().disconnect()
 
     async def _read(self, job_ids: Sequence[str | bytes]) -> Sequence[bytes | None]:
         with broker_errors(self.settings.redacted_broker_url):

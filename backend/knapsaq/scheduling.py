@@ -13,10 +13,11 @@ Invariants, each a test in ``tests/redis/test_schedules.py``:
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from knapsaq.definitions import Change, Fired, Held
+from knapsaq.definitions import KEEP, Change, Fired, Held
 from knapsaq.errors import PayloadTooLargeError
 from knapsaq.job import Job, new_key
 from knapsaq.reading import ReadingQueue
@@ -129,7 +130,7 @@ class ScheduleStore:
 
     async def read_in(self, other: str, names: Sequence[str]) -> list[Held]:
         """Return what another queue holds of the names."""
-        keys, ask = Keys(other), self._queue.line.execute
+        keys, ask = Keys(other), self._queue.sibling(other).line.execute
         with broker_errors(self._queue.settings.redacted_broker_url):
             raws, dues = await asyncio.gather(
                 ask("HMGET", keys.schedules, *names), ask("ZMSCORE", keys.schedules_due, *names)
@@ -137,9 +138,17 @@ class ScheduleStore:
         return _held(names, raws, dues)
 
     async def move(self, source: str, target: str, change: Change) -> bool:
-        """Move a schedule from one queue to another, in one step, and tell whether it was not refused."""
+        """Move a schedule from one queue to another and tell whether it was not refused.
+
+        It is one step; between two slots of a cluster it is two, of which the second is the removal. Should the first
+        have been the last, the worker that starts next in the old queue does it, as the schedule has left its code.
+        """
         if change.record is None:
             return False
+        here, there = self._queue.sibling(source), self._queue.sibling(target)
+        if here.redis is not there.redis:
+            with broker_errors(self._queue.settings.redacted_broker_url):
+                return await _move_apart(here, there, change)
         old, new = Keys(source), Keys(target)
         keys = [old.schedules, old.schedules_due, old.schedules_fires]
         keys += [new.schedules, new.schedules_due, new.schedules_fires]
@@ -201,6 +210,23 @@ class ScheduleStore:
             return self._queue.clock()
         seconds, microseconds = await self._queue.line.execute("TIME")
         return int(seconds) * 1000 + int(microseconds) // 1000
+
+
+async def _move_apart(here: ReadingQueue, there: ReadingQueue, change: Change) -> bool:
+    """Move a schedule between two queues whose keys no script can change together."""
+    name, old, new = change.name, here.keys, there.keys
+    due_ms: Any = change.due_ms
+    if due_ms == KEEP:
+        due_ms = await here.line.execute("ZSCORE", old.schedules_due, name)
+    if fired := re.match(rb"\d+ ", await here.line.execute("HGET", old.schedules_fires, name) or b""):
+        await there.line.execute("HSETNX", new.schedules_fires, name, fired[0] + b"\n")
+    record = (change.record or "").encode()
+    args: list[scripts.Argument] = [new.schedules_wake, name, "", record, "" if due_ms is None else due_ms]
+    [stored] = await scripts.schedules_write(there.line, [new.schedules, new.schedules_due, new.schedules_fires], args)
+    if stored:
+        args = [old.schedules_wake, name, change.version, b"", ""]
+        await scripts.schedules_write(here.line, [old.schedules, old.schedules_due, old.schedules_fires], args)
+    return bool(stored)
 
 
 def _held(names: Sequence[str], raws: Sequence[bytes | None], dues: Sequence[bytes | None]) -> list[Held]:

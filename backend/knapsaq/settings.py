@@ -29,6 +29,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from knapsaq.errors import SettingsError, nearest
+from knapsaq.shards import is_cluster, seeds_of
 
 EMBEDDED = "embedded"
 """The ``broker_url`` that means: run a private server for this project."""
@@ -105,8 +106,9 @@ class Settings(LoudSettings):
     broker_url: str = Field(
         default=EMBEDDED,
         description=(
-            "The Redis or Valkey server: redis://[user:password@]host[:port][/db], rediss://... with TLS, or "
-            "unix:///path/to/socket; `embedded` runs a private server for this project"
+            "The Redis or Valkey server: redis://[user:password@]host[:port][/db], rediss://... with TLS, "
+            "unix:///path/to/socket, or redis+cluster://[user:password@]host:port,host:port; "
+            "`embedded` runs a private server for this project"
         ),
     )
     embedded_dir: Path = Field(
@@ -320,6 +322,8 @@ def routed(routes: Mapping[str, str], *names: str) -> str | None:
 
 def _url_problem(url: str) -> str | None:
     """Return what a broker URL has to be, if it is something else."""
+    if is_cluster(url):
+        return _cluster_problem(url)
     try:
         parts = urlsplit(url)
         _ = parts.port
@@ -330,7 +334,16 @@ def _url_problem(url: str) -> str | None:
     if parts.scheme == "unix":
         fits = len(parts.path) > 1 and parts.netloc.rpartition("@")[2] == ""
         return None if fits else "unix:// and the socket's absolute path, so three slashes: unix:///run/redis.sock"
-    return "'embedded', or a URL that starts with redis://, rediss:// or unix://"
+    return "'embedded', or a URL that starts with redis://, rediss:// or unix://, of a cluster with redis+cluster:// or rediss+cluster://"
+
+
+def _cluster_problem(url: str) -> str | None:
+    scheme, seeds = url.partition("://")[0], seeds_of(url)
+    if problem := next((problem for seed in seeds if (problem := _url_problem(seed))), None):
+        return f"{scheme}:// and hosts with commas between them, such as {scheme}://one:6379,two:6379; each {problem}"
+    if urlsplit(seeds[0]).path not in ("", "/", "/0"):
+        return "a URL without a database's number, as a cluster has database 0 alone"
+    return None
 
 
 def _tcp_problem(parts: SplitResult) -> str | None:

@@ -22,12 +22,15 @@ from knapsaq import events
 from knapsaq.canvas import Expression, FlowOptions
 from knapsaq.flows import Flow
 from knapsaq.job import META_KEY, PARENT, ROOT, Job, new_key
-from knapsaq.nodes import node_key, place_of
+from knapsaq.nodes import APART, Place, is_apart, node_key, place_of
 from knapsaq.plan import Node, Plan, compiled
 from knapsaq.queue import Queue
 from knapsaq.redis import scripts
+from knapsaq.redis.cluster import in_cluster
 from knapsaq.redis.connection import broker_errors
 from knapsaq.redis.keys import FlowKeys
+from knapsaq.redis.line import text
+from knapsaq.relay import add_nodes, drop, leave_word
 from knapsaq.workflow import WorkflowJob
 from knapsaq.workflow_errors import WorkflowDefinitionError, WorkflowError
 
@@ -53,7 +56,7 @@ async def start(lookup: Lookup, expression: Expression, options: FlowOptions) ->
     """Send a workflow; see ``Sendable.enqueue``."""
     plan = compiled(expression, options)
     home = lookup(next(node.queue for node in plan.nodes if node.sig))
-    flow_id = f"{home.name}:{new_key()}"
+    flow_id = f"{home.name}:{APART if in_cluster(home.redis) else ''}{new_key()}"
     fields = [*await _written(lookup, home, flow_id, plan, None), *_head(home, plan, options)]
     keys, line = FlowKeys.of(flow_id), home.line
     with broker_errors(home.settings.redacted_broker_url):
@@ -76,8 +79,8 @@ async def extend(lookup: Lookup, job: Job[Any], expression: Expression, *, repla
     options = FlowOptions(headers=job.headers)
     size = len(compiled(expression, options).nodes)
     queue = cast("Queue", job.get_queue())
-    home = queue.sibling(place.flow.partition(":")[0])  # the worker need not serve it
-    keys, own = FlowKeys.of(place.flow), queue.keys
+    home = queue.sibling(place.home)  # the worker need not serve it
+    keys = FlowKeys.of(place.flow)
     with broker_errors(home.settings.redacted_broker_url):
         if not await home.line.execute("HEXISTS", keys.flow, "next"):
             raise WorkflowError(place.flow, "nothing was added, as it is not in Redis any more")
@@ -93,11 +96,25 @@ async def extend(lookup: Lookup, job: Job[Any], expression: Expression, *, repla
         if replaces:
             fields += (f"o{place.node}", after - size)
         first = plan.first_ones
-        head = [home.now_argument, place.flow, place.node, job.token, len(plan.nodes), shape, len(plan.ends)]
-        args = [*head, len(first), *fields, *first]
-        answer = await scripts.flow_extend(home.line, [keys.flow, keys.states, own.claims, job.id], args)
+        sent = [len(plan.nodes), shape, len(plan.ends), len(first), *fields, *first]
+        answer = await _added(queue, home, job, place, sent)
     if answer in REFUSED:
         raise WorkflowError(place.flow, REFUSED[answer])
+
+
+async def _added(queue: Queue, home: Queue, job: Job[Any], place: Place, sent: list[scripts.Argument]) -> Any:
+    """Add nodes while the claim of the job stands, and return the script's answer."""
+    if not is_apart(place.flow, queue.name):
+        keys = FlowKeys.of(place.flow)
+        args = [home.now_argument, place.flow, place.node, job.token, *sent]
+        return await scripts.flow_extend(home.line, [keys.flow, keys.states, queue.keys.claims, job.id], args)
+    # The claim stands as word is left, which is what counts; should this process end then, the relay adds them.
+    left = await leave_word(queue, job.key, job.token, msgspec.msgpack.encode(sent), (place.flow, place.node))
+    if not left:
+        return b"lost"
+    answer = await add_nodes(home, place.flow, place.node, text(left[1]), sent)
+    await drop(queue, left[0])
+    return answer
 
 
 async def _written(lookup: Lookup, home: Queue, flow_id: str, plan: Plan, parent: str | None) -> Fields:

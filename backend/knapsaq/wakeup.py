@@ -32,13 +32,18 @@ class Wakeup:
         queue: The queue.
         signal: The event.
         on_schedules: Takes what is said of schedules; nothing, when something may have been said that was not heard.
+        on_relay: Called when there may be something to relay.
     """
 
     def __init__(
-        self, queue: Queue, signal: asyncio.Event, on_schedules: Callable[[bytes], None] = lambda _message: None
+        self,
+        queue: Queue,
+        signal: asyncio.Event,
+        on_schedules: Callable[[bytes], None] = lambda _message: None,
+        on_relay: Callable[[], None] = lambda: None,
     ) -> None:
         self._queue = queue
-        self._on_schedules = on_schedules
+        self._on_schedules, self._on_relay = on_schedules, on_relay
         self.signal = signal
         self._watching: asyncio.Task[None] | None = None
         self._ahead: asyncio.Task[Advance | None] | None = None
@@ -118,5 +123,10 @@ class Wakeup:
         match push:
             case [_, channel, message] if channel == self._queue.keys.schedules_wake.encode():
                 self._on_schedules(message if isinstance(message, bytes) else b"")
+            case [b"message", _, b"relay"]:
+                self._on_relay()
+            case [b"subscribe", *_]:
+                self._on_relay()
+                self.signal.set()
             case _:
                 self.signal.set()

@@ -22,6 +22,7 @@ from knapsaq.job import new_key
 from knapsaq.options import DEFAULT_QUEUE
 from knapsaq.saq_settings import SaqGiven, SaqSettings, called_as_in_saq, options_as_in_saq
 from knapsaq.settings import Settings, routed
+from knapsaq.shards import is_cluster, tagged
 from knapsaq.task import Task
 
 S = TypeVar("S", bound=Settings)
@@ -48,6 +49,7 @@ class Wiring(Home):
         self._sources: list[Source] = []
         self._saq: dict[str, SaqSettings] = {}
         self._routes: Mapping[str, str] = {}
+        self._default = DEFAULT_QUEUE
 
     def add(self, task: AnyTask) -> AnyTask:
         """Register a task.
@@ -144,6 +146,7 @@ class Wiring(Home):
             settings = saq.completed(settings)
         settings.check_routes()
         self._routes = settings.task_routes
+        self._default = tagged(DEFAULT_QUEUE) if is_cluster(settings.broker_url) else DEFAULT_QUEUE
         for task in self._tasks.values():
             self._place(task)
         return settings
@@ -172,7 +175,7 @@ class Wiring(Home):
         """Give a task that names no queue the one of the first pattern that fits it."""
         if task.options.names_queue:
             return
-        queue = (self._routes and routed(self._routes, task.name, task.path, task.__module__)) or DEFAULT_QUEUE
+        queue = (self._routes and routed(self._routes, task.name, task.path, task.__module__)) or self._default
         if queue != task.options.queue:
             task.place(queue, named=False)
 
@@ -190,3 +193,4 @@ class Wiring(Home):
         self._sources.clear()
         self._saq.clear()
         self._routes = {}
+        self._default = DEFAULT_QUEUE

@@ -33,15 +33,17 @@ from knapsaq.claims import CRASH_LIMIT, Advance, Claim, Settlement
 from knapsaq.context import Context
 from knapsaq.exchange import Exchange
 from knapsaq.executor import Executor
-from knapsaq.flows import Mender
 from knapsaq.job import PROGRESS
 from knapsaq.lineage import origin
 from knapsaq.liveness import LeaseKeeper
+from knapsaq.mending import Mender
 from knapsaq.outcomes import Aborted, Dead, Failed, Outcome, Released, Retried
 from knapsaq.overseer import Overseer
 from knapsaq.providers import Injector
 from knapsaq.queue import Queue
+from knapsaq.redis.cluster import in_cluster
 from knapsaq.registry import Registry, refuse_duplicates
+from knapsaq.relay import Relay
 from knapsaq.running import Running
 from knapsaq.scheduler import Scheduler
 from knapsaq.settings import Settings
@@ -101,7 +103,9 @@ class Worker(SaqWorker[Any]):
         self._begun: list[Running] = []
         self._signal = asyncio.Event()
         self._slots = Slots(self._signal.set)
-        self._wakeup = Wakeup(queue, self._signal, self._scheduler.hear)
+        self._relay = Relay(queue, self.id) if in_cluster(queue.redis) else None
+        on_relay = self._relay.news.set if self._relay else lambda: None
+        self._wakeup = Wakeup(queue, self._signal, self._scheduler.hear, on_relay)
         self._exchange = Exchange(queue, self.id, self.concurrency, self._running, self._wakeup)
         self._overseer = Overseer(queue, self._running, self._give_up)
         self._expired = asyncio.Event()
@@ -188,6 +192,7 @@ class Worker(SaqWorker[Any]):
         await self._wakeup.close()
         steps: list[tuple[str, Callable[[], Awaitable[object]]]] = [
             ("ending the processes", self._executor.close),
+            *([("relaying", self._relay.run_once)] if self._relay else ()),
             ("giving the lease up", lambda: asyncio.to_thread(keeper.stop)),
             ("taking the worker off the list", lambda: self.queue.forget_worker(self.id)),
             ("a provider's clean-up", self._injector.close),
@@ -345,6 +350,7 @@ class Worker(SaqWorker[Any]):
             repeat("the sweeper", self.queue.sweeper.run_once, timers["sweep"]),
             repeat("the tidier", Tidier(self.queue).run_once, timers["sweep"]),
             repeat("the workflows' mender", Mender(self.queue).run_once, timers["sweep"]),
+            *([repeat("the relay", self._relay.run, 0)] if self._relay else ()),
             repeat("the overseer", self._overseer.run_once, timers["abort"]),
             repeat("worker info", lambda: self.worker_info(timers["worker_info"] * 3), timers["worker_info"]),
         ]
@@ -372,6 +378,8 @@ class Worker(SaqWorker[Any]):
             await self.queue.advance(self.id, self._stamps(), 0)
             await asyncio.gather(*self.tasks)
             await self._aftermath.ended()
+            if self._relay:
+                await self._relay.run_once()
         finally:
             while self._exchange.pending:
                 await self._exchange.next(0)

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 from redis import Redis as BlockingRedis
+from tests.conftest import ENDLESS_KEYS
 from tests.redis.lines import Site
+from tests.redis.nodes import QUEUES, Nodes
 from tests.support import Server, eventually, free_port
 
-from knapsaq import Registry, Task
+from knapsaq import Client, Registry, Settings, Task, connect
 from knapsaq.registry import AnyTask
 
 
@@ -35,6 +37,31 @@ def one(registry: Registry) -> AnyTask:
         return given
 
     return one
+
+
+@pytest.fixture(scope="session")
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
+    """A cluster of three nodes."""
+    nodes = Nodes(tmp_path_factory.mktemp("cluster"))
+    yield nodes
+    nodes.stop()
+
+
+@pytest.fixture
+def cluster_settings(nodes: Nodes) -> Settings:
+    """Settings for the cluster."""
+    return Settings(broker_url=nodes.url, queues=QUEUES, shutdown_grace=5.0, lease=1, _env_file=None)
+
+
+@pytest.fixture
+async def cluster(nodes: Nodes, cluster_settings: Settings, registry: Registry) -> AsyncIterator[Client]:
+    """An open connection with an empty cluster behind it, whose keys are looked at when the test ends."""
+    nodes.flush()
+    nodes.spread()
+    async with connect(cluster_settings, registry=registry) as client:
+        yield client
+    strays = [key for key, ttl in nodes.keys().items() if ttl == -1 and not ENDLESS_KEYS.fullmatch(key.encode())]
+    assert not strays, f"keys without owner or expiry: {strays}"
 
 
 class Gate:

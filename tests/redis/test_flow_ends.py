@@ -16,7 +16,7 @@ from knapsaq import (
     group,
 )
 from knapsaq.claims import CRASH_LIMIT
-from knapsaq.flows import Mender
+from knapsaq.mending import Mender
 from knapsaq.outcomes import Aborted, Dead, Failed, Released, Succeeded
 from knapsaq.redis.keys import FlowKeys
 from knapsaq.registry import AnyTask

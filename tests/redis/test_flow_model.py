@@ -27,7 +27,8 @@ from knapsaq import (
 )
 from knapsaq.canvas import Expression, FlowOptions, Sendable
 from knapsaq.claims import Claim
-from knapsaq.flows import Mender, inputs
+from knapsaq.flows import inputs
+from knapsaq.mending import Mender
 from knapsaq.nodes import node_key, place_of
 from knapsaq.outcomes import Aborted, Dead, Failed, Released, Retried, Succeeded
 from knapsaq.plan import compiled

@@ -20,10 +20,13 @@ from knapsaq.definitions import KEEP, Change, Record
 from knapsaq.flows import inputs
 from knapsaq.liveness import LeaseKeeper
 from knapsaq.nodes import node_key
+from knapsaq.options import CallOptions
 from knapsaq.outcomes import Dead, Retried, Succeeded
 from knapsaq.redis import scripts
+from knapsaq.redis.keys import FlowKeys
 from knapsaq.redis.scripts import Script
 from knapsaq.registry import AnyTask
+from knapsaq.relay import Relay, drop, leave_word
 from knapsaq.scheduler import Scheduler
 from knapsaq.steering import Tidier
 from knapsaq.upkeep import Rescuer
@@ -136,11 +139,13 @@ KEYS = {
     "due_to": text("saq:mail:schedules:due"),
     "fires_to": text("saq:mail:schedules:fires"),
     "job": text("saq:job:default:.+"),
-    "flow": text("saq:default:flow:[^:]+"),
+    "flow": text("saq:(default|mail):flow:[^:]+"),
     "states": text("saq:default:flow:[^:]+:states"),
     "results": text("saq:default:flow:[^:]+:results"),
     "flows": text("saq:default:flows"),
-    "mark": text("saq:abort:.+|saq:default:fired:.+"),
+    "mark": text("saq:abort:.+|saq:default:(fired|run):.+"),
+    "relay": text("saq:(default|mail):relay"),
+    "lock": text("saq:(default|mail):relay:lock"),
 }
 ARGS = {
     "now": text(MOMENT.pattern),
@@ -166,15 +171,24 @@ ARGS = {
     "aborting_payload": RECORD,
     "ttl": number(least=-1),
     "ended": one_of(0, 1),  # type: ignore[arg-type]
-    "id": text("default:[^:]+"),
+    "id": text("(default|mail):[^:]+"),
     "state": one_of("d", "f", "a"),
     "value": Check(lambda value: isinstance(value, bytes) and value.startswith((b'"', b"[")), "JSON"),
     "node": number(),
-    "first": number(),
+    "first": text(r"\d+(-\d+)?"),
     "nodes": number(),
     "shape": text(r"\[\d+\]"),
     "ends": number(),
     "count": number(),
+    "lock_ms": number(least=1000),
+    "after": text(r"-|\d+-\d+"),
+    "bytes": number(least=1),
+    "entry": text(r"\d+-\d+"),
+    "queue": text("default"),
+    "run": text("1"),
+    "record": RECORD,
+    "due": text(""),
+    "sent": text("sent"),
     "field": Check(lambda value: isinstance(value, (str, bytes, int)), "a name or a value"),
 }
 
@@ -356,6 +370,26 @@ async def extend_flow(queue: Queue) -> None:
     await task.extend(claim.job, group(task.s("b")), replaces=True)
 
 
+async def relay_node(queue: Queue) -> None:
+    """As in a cluster where the two queues are in different slots, which the mark before the workflow's key says."""
+    mail, flow = queue.sibling("mail"), "mail:~key"
+    keys = FlowKeys.of(flow)
+    task = queue.registry.get("echo") if queue.registry else None
+    assert task is not None
+    job = task.build_job(CallOptions(), ("a",), {})
+    job.key = node_key(flow, 0)
+    fields = ["r0", await queue.record(job), "q0", queue.name, "left", 1, "ttl", 60]
+    await scripts.flow_start(mail.line, [keys.flow, keys.states, keys.flows], ["", flow, 1, *fields, 0])
+    await Relay(mail, "w1").run_once()
+    [claim] = await queue.claim(1, worker="w1")
+    entry, run = await leave_word(queue, claim.job.key, claim.token, b"sent", (flow, 0))
+    assert run == b"1"
+    await drop(queue, entry)
+    await queue.settle(claim, Succeeded("a"), worker="w1")
+    await Relay(queue, "w1").run_once()
+    assert await mail.line.execute("HGET", keys.flow, "state") == b"complete"
+
+
 OPERATIONS: dict[str, Callable[[Queue], Awaitable[Any]]] = {
     "enqueue": enqueue_jobs,
     "advance": advance_jobs,
@@ -378,6 +412,7 @@ OPERATIONS: dict[str, Callable[[Queue], Awaitable[Any]]] = {
     "flow_tell": tell_flow,
     "flow_results": read_flow,
     "flow_extend": extend_flow,
+    **dict.fromkeys(("relay_take", "relay_drop", "relay_begin", "relay_end", "relay_extend"), relay_node),
 }
 
 

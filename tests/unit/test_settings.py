@@ -115,6 +115,9 @@ WRONG: list[tuple[str, Any, str]] = [
     ("broker_url", "redis://localhost:99999", "port"),
     ("broker_url", "redis://localhost/jobs", "database's number"),
     ("broker_url", "unix://run/redis.sock", "three slashes"),
+    ("broker_url", "redis+cluster://", "redis+cluster://one:6379,two:6379"),
+    ("broker_url", "redis+cluster://one:7000,two:seven", "port is a number"),
+    ("broker_url", "rediss+cluster://one:7000,two:7001/1", "database 0 alone"),
     ("embedded_dir", 5, "Directory"),
     ("embedded_dir", "~nobody-of-this-name/x", "home directory"),
     ("queues", "", "at least one"),
@@ -196,6 +199,8 @@ class TestWrongValues:
             "redis://user:p%40ss@localhost:6379/1?max_connections=5",
             "rediss://[::1]:6380/",
             "unix:///run/redis.sock?db=2",
+            "redis+cluster://one:7000,two,[::1]:7002",
+            "rediss+cluster://user:p%40ss@one:7000,two:7001/0?ssl_cert_reqs=none",
             "unix://user:pass@/run/redis.sock",
         ],
     )

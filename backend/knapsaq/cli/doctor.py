@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 import rich_click as click
@@ -25,6 +25,7 @@ from knapsaq.queue import Queue
 from knapsaq.redis.connection import ServerInfo, broker_errors, check_broker
 from knapsaq.registry import Registry
 from knapsaq.settings import EMBEDDED, Settings
+from knapsaq.shards import is_cluster
 
 State: TypeAlias = Literal["ok", "warn", "fail"]
 
@@ -175,11 +176,9 @@ async def _broker(settings: Settings, registry: Registry | None) -> AsyncIterato
     url = settings.redacted_broker_url
     try:
         async with connect(settings, registry=Registry()) as client:
-            redis = next(iter(client.queues.values())).redis
             with broker_errors(url):
-                for finding in _server(await check_broker(redis, url), settings):
+                for finding in await _servers(client, settings):
                     yield finding
-                yield await _clock(client)
                 for queue in client.queues.values():
                     yield await _workers(queue)
                 if registry is not None:
@@ -187,11 +186,27 @@ async def _broker(settings: Settings, registry: Registry | None) -> AsyncIterato
                         yield finding
     except BrokerError as error:
         yield Finding("broker", "fail", f"{error.url} {error.problem}", error.remedy)
+    except SettingsError as error:
+        yield Finding("settings", "fail", str(error), "correct it in the environment or in .env")
 
 
-def _server(info: ServerInfo, settings: Settings) -> Iterator[Finding]:
+async def _servers(client: Client, settings: Settings) -> list[Finding]:
+    """Look at the server; in a cluster at the nodes that have the queues."""
+    queues: dict[Any, list[str]] = {}
+    for queue in client.queues.values():
+        queues.setdefault(queue.redis, []).append(queue.name)
+    findings: list[Finding] = []
+    for redis, names in queues.items():
+        where = f"the node of {', '.join(names)} answers" if is_cluster(settings.broker_url) else "it answers"
+        info = await check_broker(redis, settings.redacted_broker_url)
+        findings += [*_server(info, settings, where), await _clock(redis)]
+    return list(dict.fromkeys(findings))  # what holds for several nodes is said once
+
+
+def _server(info: ServerInfo, settings: Settings, where: str) -> Iterator[Finding]:
     version = ".".join(map(str, info.version))
-    where = f"embedded in {settings.embedded_dir.absolute()}" if settings.broker_url == EMBEDDED else "it answers"
+    if settings.broker_url == EMBEDDED:
+        where = f"embedded in {settings.embedded_dir.absolute()}"
     yield Finding("broker", "ok", f"{settings.redacted_broker_url}: {info.server.title()} {version}, {where}")
     if info.maxmemory_policy not in (None, "noeviction"):
         text = f"its memory policy is {info.maxmemory_policy}, so jobs may vanish when its memory is full"
@@ -201,8 +216,7 @@ def _server(info: ServerInfo, settings: Settings) -> Iterator[Finding]:
         yield Finding("broker", "warn", text, "CONFIG SET appendonly yes, and in its configuration file")
 
 
-async def _clock(client: Client) -> Finding:
-    redis = next(iter(client.queues.values())).redis
+async def _clock(redis: Any) -> Finding:
     before = time.time()
     seconds, microseconds = await redis.time()
     skew = int(seconds) + int(microseconds) / 1e6 - (before + time.time()) / 2

@@ -16,26 +16,18 @@ import asyncio
 import re
 import socket
 import ssl
-from collections.abc import Awaitable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
-import hiredis
 from redis.asyncio import ConnectionPool, Redis
-from redis.asyncio.connection import (
-    AbstractConnection,
-    Connection,
-    SSLConnection,
-    UnixDomainSocketConnection,
-    parse_url,
-)
+from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocketConnection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import (
     AuthenticationError,
     BusyLoadingError,
-    DataError,
     InvalidResponse,
     NoPermissionError,
     OutOfMemoryError,
@@ -47,7 +39,10 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from knapsaq.errors import BrokerError
+from knapsaq.redis.cluster import Cluster, ClusterPool, ElsewhereError, NoClusterError
+from knapsaq.redis.prompt import PROMPT
 from knapsaq.settings import redact
+from knapsaq.shards import is_cluster, seeds_of
 
 CONNECT_TIMEOUT = 5.0
 COMMAND_TIMEOUT = 10.0
@@ -87,6 +82,12 @@ DIAGNOSES: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], st
         "check the address, the firewall, the server's load, and whether it wants redis:// or, with TLS, rediss://",
     ),
     (OSError, *UNREACHABLE),
+    (
+        ElsewhereError,
+        "is moving the queue to another node, or has lost the one that had it ({error})",
+        "try again in a moment; if it stays so, look at CLUSTER INFO",
+    ),
+    (NoClusterError, "is no cluster", "write redis:// in KNAPSAQ_BROKER_URL, or rediss:// with TLS"),
     (InvalidResponse, "is not a Redis server ({error})", "correct host and port in KNAPSAQ_BROKER_URL"),
     (ResponseError, "answered with an error ({error})", "correct the server's configuration or KNAPSAQ_BROKER_URL"),
 )
@@ -111,70 +112,13 @@ class ServerInfo:
     aof: bool | None
 
 
-class _Prompt(AbstractConnection):
-    """Sends commands in such a way that no cancellation is lost, packed by hiredis.
-
-    redis-py sends under ``asyncio.wait_for``, which in Python 3.11 forgets a cancellation that arrives as the command
-    leaves: a worker that is stopped in that moment would run on for ever. Its asynchronous side packs commands in
-    Python, which is most of what a call with a hundred jobs costs.
-    """
-
-    def pack_command(self, *args: Any) -> list[bytes]:
-        """Return a command as it goes over the line.
-
-        Raises:
-            redis.exceptions.DataError: An argument is neither bytes, text nor a number.
-        """
-        if isinstance(args[0], str) and " " in args[0]:  # such as CLIENT SETNAME
-            args = (*args[0].split(), *args[1:])
-        try:
-            return [hiredis.pack_command(args)]
-        except TypeError as error:
-            raise DataError(str(error)) from error
-
-    async def send_packed_command(self, command: bytes | str | Iterable[bytes], check_health: bool = True) -> None:
-        """Send a command; redis-py's errors, and a closed connection if it was not sent whole."""
-        if not self.is_connected:
-            await self.connect_check_health(check_health=False)
-        if check_health:
-            await self.check_health()  # type: ignore[no-untyped-call]
-        words = [command.encode()] if isinstance(command, str) else [command] if isinstance(command, bytes) else command
-        try:
-            async with asyncio.timeout(self.socket_timeout):
-                await self._send_packed_command(words)
-        except BaseException as error:
-            await self.disconnect(nowait=True)
-            if isinstance(error, TimeoutError):
-                raise RedisTimeoutError("writing to the server took too long") from error
-            if isinstance(error, OSError):
-                raise RedisConnectionError(f"writing to the server failed: {error}") from error
-            raise
-
-
-class _Tcp(_Prompt, Connection):
-    pass
-
-
-class _Tls(_Prompt, SSLConnection):
-    pass
-
-
-class _Unix(_Prompt, UnixDomainSocketConnection):
-    pass
-
-
-PROMPT: dict[type[AbstractConnection], type[AbstractConnection]] = {
-    Connection: _Tcp,
-    SSLConnection: _Tls,
-    UnixDomainSocketConnection: _Unix,
-}
-
-
 def open_redis(url: str, *, blocking: bool = False) -> Redis:
     """Return a client; it connects with its first command, and ``await client.aclose()`` closes it.
 
     Args:
-        url: ``redis://``, ``rediss://`` or ``unix://``; redis-py's options may follow in the query.
+        url: ``redis://``, ``rediss://`` or ``unix://``, or of a cluster ``redis+cluster://`` or ``rediss+cluster://``,
+            with commas between the addresses of some of its nodes; redis-py's options may follow in the query. The
+            client of a cluster is where queues take theirs from, see ``cluster.redis_of``.
         blocking: Whether the client is for commands that wait on the server (``BLMOVE``, pub/sub), which may then
             take as long as they like. Otherwise a reply that takes over 10 s raises redis-py's ``TimeoutError``;
             the server may have run the command nevertheless.
@@ -183,30 +127,40 @@ def open_redis(url: str, *, blocking: bool = False) -> Redis:
         BrokerError: The URL is none of these, or has an option that redis-py does not know.
     """
     try:
-        given: dict[str, Any] = {**parse_url(url)}
+        each = [{**parse_url(one)} for one in (seeds_of(url) if is_cluster(url) else [url])]
     except ValueError:
         # Neither redis-py's text nor its traceback: they may hold a part of the password.
         raise _url_error(url) from None
+    client = _client(each, is_cluster(url), blocking=blocking)
+    pool = client.connection_pool
+    try:
+        pool.connection_class(**pool.connection_kwargs)  # checks the options; nothing is sent
+    except (TypeError, ValueError, RedisError):
+        raise _url_error(url) from None
+    return client
+
+
+def _client(each: list[dict[str, Any]], in_cluster: bool, *, blocking: bool) -> Redis:
+    """Return a client for what a URL says: of a server, or of each node of a cluster that it names."""
+    kind = each[0].get("connection_class", Connection)
     options: dict[str, Any] = {
         "client_name": "knapsaq",
         "socket_connect_timeout": CONNECT_TIMEOUT,
         "health_check_interval": HEALTH_CHECK_INTERVAL,
         "socket_timeout": COMMAND_TIMEOUT,
     }
-    if given.get("connection_class") is not UnixDomainSocketConnection:
+    if kind is not UnixDomainSocketConnection:
         options["socket_keepalive"] = True
         options["socket_keepalive_options"] = _keepalive()
     # No retries: a script whose reply was lost may have run, and would run twice.
     fixed: dict[str, Any] = {"retry": Retry(NoBackoff(), 0), "decode_responses": False}
     if blocking:
         fixed["socket_timeout"] = None
-    fixed["connection_class"] = PROMPT[given.get("connection_class", Connection)]
-    pool = ConnectionPool(**{**options, **given, **fixed})
-    try:
-        pool.connection_class(**pool.connection_kwargs)  # checks the options; nothing is sent
-    except (TypeError, ValueError, RedisError):
-        raise _url_error(url) from None
-    return Redis.from_pool(pool)
+    if in_cluster:
+        seeds = [{**options, **one, **fixed} for one in each]
+        return Cluster(seeds, tls=kind is SSLConnection).client(0)
+    fixed["connection_class"] = PROMPT[kind]
+    return Redis.from_pool(ConnectionPool(**{**options, **each[0], **fixed}))
 
 
 async def check_broker(redis: Redis, url: str, *, limit: float = CHECK_TIMEOUT) -> ServerInfo:
@@ -219,14 +173,14 @@ async def check_broker(redis: Redis, url: str, *, limit: float = CHECK_TIMEOUT) 
 
     Raises:
         BrokerError: The server cannot be reached or does not answer, does not accept the password, expects TLS or
-            has none, is no Redis, is older than Redis 6.2, is a replica or a sentinel, or may not be used by this
-            user. ``.remedy`` says what to do.
+            has none, is no Redis, is older than Redis 6.2, is a replica or a sentinel, is in a cluster though the
+            URL says otherwise, or may not be used by this user. ``.remedy`` says what to do.
     """
     with broker_errors(redact(url), limit):
         async with asyncio.timeout(limit):
             await cast("Awaitable[bool]", redis.ping())
             info: Mapping[str, Any] = await redis.info()
-    if fault := _unusable(info):
+    if fault := _unusable(info, in_cluster=isinstance(redis.connection_pool, ClusterPool)):
         raise BrokerError(redact(url), *fault)
     is_valkey = "valkey_version" in info
     return ServerInfo(
@@ -255,8 +209,9 @@ def _url_error(url: str) -> BrokerError:
     return BrokerError(
         redact(url),
         "is not a URL that can be connected to",
-        "set KNAPSAQ_BROKER_URL to redis://[user:password@]host[:port][/db], rediss://... or unix:///path, with "
-        "/ ? # @ : in a password percent-encoded and only options that redis-py knows after a question mark",
+        "set KNAPSAQ_BROKER_URL to redis://[user:password@]host[:port][/db], rediss://..., unix:///path or "
+        "redis+cluster://host:port,host:port, with / ? # @ : in a password percent-encoded and only options that "
+        "redis-py knows after a question mark",
     )
 
 
@@ -269,10 +224,13 @@ def _version(text: object) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", str(text))[:3])
 
 
-def _unusable(info: Mapping[str, Any]) -> tuple[str, str] | None:
+def _unusable(info: Mapping[str, Any], *, in_cluster: bool) -> tuple[str, str] | None:
     """Return problem and remedy of a server that answers but cannot be used."""
-    if info.get("redis_mode", info.get("server_mode")) == "sentinel":
+    mode = info.get("redis_mode", info.get("server_mode"))
+    if mode == "sentinel":
         return "is a sentinel, which holds no data", "give the address of the primary server"
+    if mode == "cluster" and not in_cluster:
+        return "is a node of a cluster", "write redis+cluster:// in KNAPSAQ_BROKER_URL, or rediss+cluster:// with TLS"
     if info.get("role") == "slave":
         primary = f"{info.get('master_host')}:{info.get('master_port')}"
         return "is a replica, where nothing can be written", f"give the address of its primary server, {primary}"

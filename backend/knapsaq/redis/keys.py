@@ -30,6 +30,9 @@
 | `saq:<queue>:flow:<key>` | hash | a workflow's nodes and edges, see `lua/shared/flow.lua` | its ttl, after its end |
 | `saq:<queue>:flow:<key>:states` | hash | the state of each of its nodes | with it |
 | `saq:<queue>:flow:<key>:results` | hash | what its nodes returned, or failed with | with it |
+| `saq:<queue>:relay` | stream | what workflows have to tell other slots of a cluster, see `relay.py` | empty |
+| `saq:<queue>:relay:lock` | string | the worker that tells it | 5 s |
+| `saq:<queue>:run:<key>` | string | the run of a node whose workflow is in another slot | one day after its end |
 | `saq:<queue>:fired:<key>` | string | that a cron job of SAQ was queued for its due time | one day |
 | `saq:<queue>:schedules` | hash | what the code says of each schedule, and what operators changed | removed |
 | `saq:<queue>:schedules:due` | sorted set | schedules by the millisecond they are due at; no paused ones | removed |
@@ -71,6 +74,8 @@ class Keys:
     schedules_birth: str = field(init=False)
     schedules_wake: str = field(init=False)
     flows: str = field(init=False)
+    relay: str = field(init=False)
+    relay_lock: str = field(init=False)
     wake: str = field(init=False)
     saq_sweep_lock: str = field(init=False)
     saq_schedule_lock: str = field(init=False)
@@ -102,6 +107,10 @@ class Keys:
     def fired(self, key: str) -> str:
         """Return the key that remembers a job which is to be accepted once."""
         return f"saq:{self.queue}:fired:{key}"
+
+    def run(self, key: str) -> str:
+        """Return the key that says which run of a node was accepted."""
+        return f"saq:{self.queue}:run:{key}"
 
     def abort_mark(self, key: str) -> str:
         """Return the key of SAQ's abort mark, as ``Job.abort_id`` has it."""

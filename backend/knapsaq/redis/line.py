@@ -28,6 +28,7 @@ from redis.exceptions import DataError, InvalidResponse, ReadOnlyError, Response
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from knapsaq.batching import being_cancelled
+from knapsaq.redis.cluster import ELSEWHERE, elsewhere, is_lasting
 
 COMMAND_TIMEOUT = 10.0
 CUT = "the connection to the server was cut"
@@ -192,9 +193,10 @@ class _Wire(asyncio.Protocol):
 
     def _answer(self, waiting: asyncio.Future[Any], reply: Any) -> None:
         if isinstance(reply, Exception):
+            error = elsewhere(reply) if isinstance(reply, ELSEWHERE) else reply
             if not waiting.done():
-                waiting.set_exception(reply)
-            if isinstance(reply, ReadOnlyError):  # there is another primary now: look for it
+                waiting.set_exception(error)
+            if isinstance(reply, ReadOnlyError) or is_lasting(reply):  # there is another primary now: look for it
                 self.close(RedisConnectionError(CUT))
         elif not waiting.done():
             waiting.set_result(reply)

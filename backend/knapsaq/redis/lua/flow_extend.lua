@@ -1,15 +1,23 @@
 -- Add nodes to a workflow from one of its nodes that runs, and perhaps put them in that node's place.
--- keys: flow states claims job
+-- keys: flow states | claims job
 -- args: now id node token nodes shape ends count | field
 -- Returns 'added', 'lost' (the claim), 'revoked' or 'ended' (the workflow; it is one of those that run at its end), or
 -- 'replaced' (the node was, by an earlier attempt).
--- With a shape, the node becomes a join of so many ends. Fields are as in flow_start.lua.
-local flow, states, claims, job = unpack(KEYS)
+-- With a shape, the node becomes a join of so many ends. Fields are as in flow_start.lua. Without claims, which then are
+-- in another slot and were looked at there, the token is the run of the node; what has been added stays as it is.
+local flow, states = unpack(KEYS)
+local claims, job = KEYS[3], KEYS[4]
 local now, id, node, token, nodes, shape, ends, count = unpack(ARGV, 1, 8)
 local OWN_ARGS = 8
 local AT_ONCE = 1000
 
-if redis.call('HGET', claims, job) ~= token then return 'lost' end
+if claims then
+  if redis.call('HGET', claims, job) ~= token then return 'lost' end
+elseif redis.call('HEXISTS', flow, ARGV[OWN_ARGS + 1]) == 1 then
+  return 'added'
+elseif token ~= '' and redis.call('HGET', flow, 'g' .. node) ~= token then
+  return 'lost'
+end
 if redis.call('HGET', states, node) ~= 'q' then
   return redis.call('HEXISTS', flow, 's' .. node) == 1 and 'replaced' or 'lost'
 end

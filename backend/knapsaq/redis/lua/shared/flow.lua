@@ -5,15 +5,34 @@
 -- job of its own, b that a join's parent was bad, o of a job that was replaced and so became a join, the number from
 -- which on its parents count; and left, how many nodes have not ended; bad, how many ends of the workflow were no
 -- success; stop, why it is revoked; state and ended, once it has ended; ttl; on_success and on_failure, the nodes that
--- run then; next, result, tasks, names, queues and t for those who look.
+-- run then; next, result, tasks, names, queues and t for those who look; g how often n was begun in another slot.
 -- ...:states has each node's state: q queued or running, d done, f failed, a aborted, c cancelled; none is waiting.
 -- ...:results has what each node returned, as JSON, and under !n why it failed.
 local FLOW_AT_ONCE = 500
 local FLOW_LEAST_SECONDS = 60
+local FLOW_RELAYED_AT_ONCE = 100
+local FLOW_RUN_SECONDS = 86400
 
 local function flow_key(id)
   local home, key = string.match(id, '^([^:]+):(.+)$')
   return 'saq:' .. home .. ':flow:' .. key, home
+end
+
+local function flow_tag(queue)
+  return string.match(queue, '^[^{]*{([^}]+)}') or queue
+end
+
+-- Tell whether a queue's keys cannot be reached in a step of the workflow: it is in a cluster, as its mark says, and the
+-- queue in another slot.
+local function flow_is_apart(id, queue)
+  local home, mark = string.match(id, '^([^:]+):(.)')
+  return mark == '~' and flow_tag(home) ~= flow_tag(queue)
+end
+
+-- Leave word in a queue for one in another slot; see relay.py.
+local function flow_relay(queue, ...)
+  redis.call('XADD', 'saq:' .. queue .. ':relay', '*', ...)
+  redis.call('PUBLISH', 'saq:' .. queue .. ':wake', 'relay')
 end
 
 -- Return lists in parts of some hundred items: unpack takes no more than some thousands, and no call gets too long.
@@ -74,15 +93,32 @@ local function flow_enqueue(queue, accepted, now, again)
   accept(base, jobs, records, scores, now)
 end
 
+-- Leave word to begin nodes in other slots, each with the number of that run.
+local function flow_send(id, nodes)
+  local flow, home = flow_key(id)
+  for first = 1, #nodes, FLOW_RELAYED_AT_ONCE do
+    local runs = {}
+    for i = first, math.min(first + FLOW_RELAYED_AT_ONCE - 1, #nodes) do
+      runs[#runs + 1] = nodes[i] .. ' ' .. redis.call('HINCRBY', flow, 'g' .. nodes[i], 1)
+    end
+    flow_relay(home, 'begin', id, 'runs', table.concat(runs, ' '))
+  end
+end
+
 -- Accept the jobs of nodes.
 local function flow_accept(id, nodes, now, again)
   local flow, home = flow_key(id)
+  local apart = {}
   for _, part in ipairs(flow_portions(nodes)) do
     local values, marks, by_queue = flow_fields(flow, part, 'r', 'q', 'd'), {}, {}
     for i, node in ipairs(part) do
       local record, queue, due = values[3 * i - 2], values[3 * i - 1] or home, values[3 * i]
-      by_queue[queue] = by_queue[queue] or {}
-      table.insert(by_queue[queue], { 'saq:job:' .. queue .. ':flow:' .. id .. ':' .. node, record, due })
+      if queue ~= home and flow_is_apart(id, queue) then
+        apart[#apart + 1] = node
+      else
+        by_queue[queue] = by_queue[queue] or {}
+        table.insert(by_queue[queue], { 'saq:job:' .. queue .. ':flow:' .. id .. ':' .. node, record, due })
+      end
       marks[#marks + 1] = node
       marks[#marks + 1] = 'q'
     end
@@ -91,6 +127,7 @@ local function flow_accept(id, nodes, now, again)
       flow_enqueue(queue, accepted, now, again)
     end
   end
+  flow_send(id, apart)
 end
 
 -- Let a workflow expire that has ended, once what runs at its end has ended too.
@@ -185,16 +222,28 @@ local function flow_begin(id, nodes, now, again)
   flow_go_on(id, work, ready, now, again)
 end
 
--- A job has ended; nothing happens if it belongs to no workflow, or its workflow knows.
+-- A node has ended, in a run of it; nothing happens if its workflow knows, or the node runs once more by now.
 -- A workflow whose keys somebody has spoilt harms nobody else.
-local function flow_step(job, state, value, now)
-  local id, node = string.match(job, ':flow:([^:]+:[^:]+):(%d+)$')
-  if not id then return false end
+local function flow_hear(id, node, run, state, value, now)
   return pcall(function()
     local flow = flow_key(id)
     if redis.call('HGET', flow .. ':states', node) ~= 'q' then return end
+    if run ~= '' and redis.call('HGET', flow, 'g' .. node) ~= run then return end
     redis.call('HSET', flow .. ':states', node, state)
     redis.call('HSET', flow .. ':results', (state == 'd' and '' or '!') .. node, value)
     flow_go_on(id, { { node, state == 'd' } }, {}, time_ms(now))
+  end)
+end
+
+-- A job has ended; nothing happens if it belongs to no workflow.
+local function flow_step(job, state, value, now)
+  local queue, key, id, node = string.match(job, '^saq:job:(.-):(flow:([^:]+:[^:]+):(%d+))$')
+  if not id then return false end
+  if not flow_is_apart(id, queue) then return flow_hear(id, node, '', state, value, now) end
+  return pcall(function()
+    local mark = 'saq:' .. queue .. ':run:' .. key
+    local run = redis.call('GET', mark) or ''
+    redis.call('EXPIRE', mark, FLOW_RUN_SECONDS)
+    flow_relay(queue, 'end', id, 'runs', node .. ' ' .. run, 'state', state, 'value', value)
   end)
 end
