@@ -263,7 +263,7 @@ class Member:
     def tell(self, value: Any) -> None:
         """Give it its answer, unless it has one; an error is raised where it waits."""
         if not self._answer.done():
-            self._answer.set_result((value, getattr(value, "__traceback__", None)))
+            self._answer.set_result((value, value.__traceback__ if isinstance(value, BaseException) else None))
 
     def interrupt(self) -> None:
         """End it alone, unless it is one of the last, whose function is interrupted."""
