@@ -15,6 +15,7 @@ from knapsaq.errors import (
     BrokerError,
     ConfigurationError,
     CronError,
+    DuplicateJobError,
     DuplicateScheduleError,
     DuplicateTaskError,
     InvalidArgumentsError,
@@ -46,6 +47,7 @@ from knapsaq.errors import (
     WorkerError,
 )
 from knapsaq.job import Job, Update
+from knapsaq.limits import Concurrency, Debounce, Rate, Throttle, Unique
 from knapsaq.lineage import LineageFilter, bound_headers
 from knapsaq.middleware import Middleware
 from knapsaq.outcomes import Discard, Retry, Snooze
@@ -71,11 +73,14 @@ __all__ = [
     "INJECTED",
     "BrokerError",
     "Client",
+    "Concurrency",
     "ConfigurationError",
     "Context",
     "CronError",
     "DeadJob",
+    "Debounce",
     "Discard",
+    "DuplicateJobError",
     "DuplicateScheduleError",
     "DuplicateTaskError",
     "InvalidArgumentsError",
@@ -98,6 +103,7 @@ __all__ = [
     "Provide",
     "ProviderError",
     "Queue",
+    "Rate",
     "Registry",
     "RegistryError",
     "ResultError",
@@ -117,6 +123,8 @@ __all__ = [
     "TaskDefinitionError",
     "TaskProcessError",
     "TaskTimeoutError",
+    "Throttle",
+    "Unique",
     "UnknownQueueError",
     "UnknownScheduleError",
     "UnknownTaskError",

@@ -17,9 +17,10 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from knapsaq.agreement import Results, disagree, shown_type
+from knapsaq.checks import check
 from knapsaq.codec import shown
 from knapsaq.errors import InvalidArgumentsError, OptionError
-from knapsaq.options import CALL_CHECKS, CHECKS, CallOptions, check
+from knapsaq.options import CALL_CHECKS, CHECKS, CallOptions
 from knapsaq.timing import Duration
 from knapsaq.workflow import WorkflowJob
 from knapsaq.workflow_errors import WorkflowDefinitionError
@@ -92,8 +93,7 @@ class Sendable(Expression):
         Args:
             headers: Text by name that travels with each of its jobs; a signature's own headers win.
             ttl: Seconds that it and its results are kept after its end, at least 60; 0 for ever.
-            on_success: What runs once all of it has succeeded; it takes the workflow's result, unless it was made
-                with ``.si()``.
+            on_success: What runs once it has succeeded; it takes the workflow's result, unless made with ``.si()``.
             on_failure: What runs once it has ended and failed; it takes a list with an object for each node that
                 failed, of ``node``, ``task`` and ``error``, unless it was made with ``.si()``.
 
@@ -169,9 +169,9 @@ class Sig(Expression, Generic[R]):
         """Return it with other options, those of ``.using()``, and two more.
 
         Args:
-            options: ``queue``, ``timeout`` and so on as in ``.using()``; ``countdown``, which is ``delay``, counted
-                from the moment at which the steps before it have ended; ``on_failure="continue"``, so that it runs
-                although a step before it has failed, with None for the result of that.
+            options: ``queue`` and so on as in ``.using()``; ``countdown``, which is ``delay``, counted from the end of
+                the steps before it; ``on_failure="continue"``, so that it runs although one of them has failed, with
+                None for the result of that.
 
         Raises:
             OptionError: An option is unknown or out of range.

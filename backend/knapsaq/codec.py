@@ -5,6 +5,7 @@ JSON only: no pickle, no class named by stored bytes. What JSON cannot carry is 
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import types
@@ -33,6 +34,12 @@ def to_json_types(value: object) -> Any:
     if isinstance(plain, _WITH_TEXT):
         msgspec.json.encode(plain)  # refuses half a surrogate pair, as os.fsdecode makes them
     return plain
+
+
+def canonical(value: object) -> bytes:
+    """Return text that is the same for equal values, in every process: the members of sets and dicts are sorted."""
+    plain = msgspec.to_builtins(value, str_keys=True, order="deterministic", enc_hook=_sorted_foreign)
+    return json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()
 
 
 def from_json_types(value: object, annotation: Any) -> Any:
@@ -66,6 +73,7 @@ def copied(value: Any) -> Any:
     return [copied(item) for item in value] if value.__class__ is list else value
 
 
+_WITHOUT_TEXT = (object.__str__, object.__repr__)
 _WITH_NUMBERS = (float, list, tuple, dict)
 _WITH_TEXT = (str, list, tuple, dict)
 
@@ -92,6 +100,15 @@ def _encode_foreign(value: object) -> Any:
         msg = f"a {type(value).__name__} does not come back from JSON as it was"
         raise ValueError(msg)
     return plain
+
+
+def _sorted_foreign(value: Any) -> Any:
+    """Encode what msgspec does not know for ``canonical``: the fields of pydantic models, and what they are made of."""
+    kind: Any = type(value)
+    if hasattr(kind, "model_dump"):
+        return dict(value)
+    # What has no text of its own, as a default may be, would tell its address.
+    return str(value) if (kind.__str__, kind.__repr__) != _WITHOUT_TEXT else f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _decode_foreign(annotation: type, value: Any) -> Any:

@@ -21,8 +21,9 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
-from knapsaq.errors import CronError, InvalidArgumentsError
-from knapsaq.job import Job
+from knapsaq.blueprint import NO_OPTIONS
+from knapsaq.errors import CronError, InvalidArgumentsError, OptionError
+from knapsaq.job import CONTROL, Job
 from knapsaq.schedules import Misfire, Schedule, timetable
 from knapsaq.task import Task
 from knapsaq.timetable import Cron, Every
@@ -39,6 +40,7 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     Attributes:
         kwargs: The arguments of its jobs by parameter name, as they are stored in a job.
+        control: What its jobs carry of priority, limits and tenant; see ``Task.control_of``.
     """
 
     cron: str | None = None
@@ -50,9 +52,12 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     misfire_window: float = 3600.0
     overlap: bool = False
     enabled: bool = True
+    control: dict[str, Any] = {}
 
     @classmethod
-    def of(cls, schedule: Schedule, kwargs: Mapping[str, Any], default_timezone: str) -> Definition:
+    def of(
+        cls, schedule: Schedule, kwargs: Mapping[str, Any], control: Mapping[str, Any], default_timezone: str
+    ) -> Definition:
         """Return a checked schedule as it is stored."""
         return cls(
             cron=schedule.cron,
@@ -64,6 +69,7 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             misfire_window=schedule.misfire_window,
             overlap=schedule.overlap,
             enabled=schedule.enabled,
+            control=dict(control),
         )
 
     @property
@@ -147,18 +153,24 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, dict
     def edited_fields(self) -> tuple[str, ...]:
         """What an operator has made other than the code says."""
         code = self.code
-        return () if code is None else tuple(key for key, value in self.edit.items() if value != getattr(code, key))
+        fields = self.edit.items() if code else ()
+        return tuple(key for key, value in fields if key != CONTROL and value != getattr(code, key))
 
     def same_code(self, other: Record) -> bool:
         """Tell whether two programs say the same."""
         mine, yours = (msgspec.structs.replace(one, edit={}) for one in (self, other))
         return mine.encode() == yours.encode()
 
-    def job(self, key: str, kwargs: Mapping[str, Any] | None = None) -> Job[Any]:
-        """Return a job of the schedule, not queued yet."""
+    def job(
+        self, key: str, kwargs: Mapping[str, Any] | None = None, control: Mapping[str, Any] | None = None
+    ) -> Job[Any]:
+        """Return a job of the schedule, not queued yet; ``kwargs`` and ``control`` count instead of its own."""
         arguments = self.effective.kwargs if kwargs is None else kwargs
         fields = {"timeout": None, "ttl": None, **self.fields}
-        return Job(function=self.task, key=key, kwargs=dict(arguments) or None, **fields)
+        job: Job[Any] = Job(function=self.task, key=key, kwargs=dict(arguments) or None, **fields)
+        if obeyed := self.effective.control if control is None else control:
+            job.note(**{CONTROL: dict(obeyed)})
+        return job
 
 
 UNREADABLE = (msgspec.MsgspecError, CronError, ValueError, TypeError)
@@ -247,12 +259,15 @@ class Store(Protocol):
 
 @contextmanager
 def naming(task: Task[..., Any, Any], schedule: str) -> Iterator[None]:
-    """Let the error of arguments that do not fit say whose they are."""
+    """Let the error of arguments that do not fit, or that make no key, say whose they are."""
     try:
         yield
     except InvalidArgumentsError as error:
         place = f"schedule {schedule!r}, defined at {task.location}"
         raise InvalidArgumentsError(error.task, error.parameter, error.expected, error.given, place) from None
+    except OptionError as error:
+        place = f"schedule {schedule!r}, defined at {task.location}"
+        raise OptionError(place, error.option, error.given, error.expected) from error.__cause__
 
 
 def coded(task: Task[..., Any, Any], schedule: Schedule, default_timezone: str) -> Record:
@@ -260,11 +275,24 @@ def coded(task: Task[..., Any, Any], schedule: Schedule, default_timezone: str) 
 
     Raises:
         InvalidArgumentsError: The schedule gives its task too few arguments, or wrong ones.
+        OptionError: The key of a limit cannot be made of them.
     """
     with naming(task, schedule.name):
         kwargs = task.signature.bind(schedule.args, schedule.kwargs, task.injected)
-    definition = Definition.of(schedule, kwargs, default_timezone)
-    return Record(task=task.name, fields=dict(task.job_fields), module=schedule.module or task.module, code=definition)
+        control = control_of(task, kwargs)
+    definition = Definition.of(schedule, kwargs, control, default_timezone)
+    return Record(
+        task=task.name, fields=dict(task.blueprint.fields), module=schedule.module or task.module, code=definition
+    )
+
+
+def control_of(task: Task[..., Any, Any], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what jobs of a schedule with these arguments carry; they are not unique, as ``overlap`` says that.
+
+    Raises:
+        OptionError: The key of a limit cannot be made of them.
+    """
+    return task.blueprint.control(NO_OPTIONS, kwargs, unique=False) or {}
 
 
 def bound(

@@ -23,8 +23,9 @@ from typing import Any, NamedTuple, Protocol, TypeAlias, Unpack, runtime_checkab
 import msgspec
 
 from knapsaq import events
+from knapsaq.checks import check, whole
 from knapsaq.codec import shown, to_json_types
-from knapsaq.definitions import KEEP, UNREADABLE, Change, Definition, Held, Record, Store, bound, coded
+from knapsaq.definitions import KEEP, UNREADABLE, Change, Definition, Held, Record, Store, bound, coded, control_of
 from knapsaq.entries import ScheduleEntry, ScheduleFire
 from knapsaq.errors import (
     InvalidArgumentsError,
@@ -35,10 +36,10 @@ from knapsaq.errors import (
     UnknownScheduleError,
     UnknownTaskError,
 )
+from knapsaq.home import Sender
 from knapsaq.job import Job, new_key
-from knapsaq.options import check, whole
 from knapsaq.schedules import Schedule, ScheduleKeywords
-from knapsaq.task import Sender, Task
+from knapsaq.task import Task
 from knapsaq.timing import from_ms
 
 AnyTask = Task[..., Any, Any]
@@ -174,7 +175,7 @@ class Schedules:
         """
         found = await self._find(name)
         arguments = self._arguments(name, found.record, args, {**found.record.effective.kwargs}, kwargs)
-        job = found.record.job(new_key(), arguments)
+        job = found.record.job(new_key(), arguments, self._control(found.record, arguments))
         return await self._keeper().send(found.queue, job)
 
     async def next(self, name: str, n: int = 5) -> Moments:
@@ -233,9 +234,9 @@ class Schedules:
         if place not in stores:
             raise UnknownQueueError(place, tuple(stores))
         schedule = Schedule.build(f"schedule {name!r}", **{**given, "name": name})
-        record = Record(task=own.name if own else str(task), fields=dict(own.job_fields) if own else {})
+        record = Record(task=own.name if own else str(task), fields=dict(own.blueprint.fields) if own else {})
         kwargs = self._arguments(name, record, schedule.args, {}, schedule.kwargs)
-        definition = Definition.of(schedule, kwargs, stores[place].timezone)
+        definition = Definition.of(schedule, kwargs, self._control(record, kwargs), stores[place].timezone)
         record = msgspec.structs.replace(record, edit=msgspec.structs.asdict(definition))
         if self._tasks.find_schedule(name):
             raise ScheduleError(name, "the code has one of this name; use another name")
@@ -281,11 +282,12 @@ class Schedules:
             fields["cron"] = fields["every"] = None
         if "every" in given or (counts.every is not None and "cron" not in given):
             fields["timezone"] = None  # an interval has none
-        kwargs = fields.pop("kwargs")
+        kwargs, control = fields.pop("kwargs"), fields.pop("control")
         schedule = Schedule.build(f"schedule {name!r}", **{**fields, **given})
         if "args" in given or "kwargs" in given:
             kwargs = self._arguments(name, record, schedule.args, {}, schedule.kwargs)
-        return Definition.of(schedule, kwargs, counts.timezone)
+            control = self._control(record, kwargs)
+        return Definition.of(schedule, kwargs, control, counts.timezone)
 
     async def _change(self, name: str, change: Callable[[_Found], Record | None]) -> None:
         """Store what is made of a schedule, however many change it at the same moment."""
@@ -340,6 +342,11 @@ class Schedules:
         if not isinstance(sender, Keeper):
             raise NotConnectedError("")
         return sender
+
+    def _control(self, record: Record, kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return what jobs with these arguments carry; the record's where the task is not known here."""
+        task = self._tasks.find(record.task)
+        return record.effective.control if task is None else control_of(task, kwargs)
 
     def _arguments(
         self, name: str, record: Record, args: Sequence[Any], base: Mapping[str, Any], kwargs: Mapping[str, Any]

@@ -19,6 +19,7 @@
     │   └── MissingProviderError    a parameter that nobody provides
     ├── MiddlewareError             a middleware that does what it may not
     ├── InvalidArgumentsError       a call that does not fit the task's signature
+    ├── DuplicateJobError           a job that is to be unique, and is not
     ├── PayloadTooLargeError        arguments or a result over the limit
     ├── NotConnectedError           .enqueue() outside a connection
     ├── BrokerError                 Redis cannot be reached, started or used
@@ -264,6 +265,18 @@ class PayloadTooLargeError(KnapsaqError):
             f"{self.what}: {self.size:,} bytes are over the limit of {self.limit:,}; "
             f"pass an id instead of the object, or raise KNAPSAQ_MAX_PAYLOAD_BYTES"
         )
+
+
+class DuplicateJobError(KnapsaqError):
+    """A job that is to be unique was enqueued again; ``key`` is the job that there is, and nothing was queued."""
+
+    def __init__(self, task: str, key: str) -> None:
+        super().__init__(task, key)
+        self.task, self.key = task, key
+
+    def __str__(self) -> str:
+        there = f"a job of task {self.task!r} stands for these arguments already: {self.key}"
+        return f"{there}; wait for that one, or have it returned with Unique(clash='existing')"
 
 
 class NotConnectedError(KnapsaqError):

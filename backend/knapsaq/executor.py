@@ -19,14 +19,16 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 from knapsaq import events
+from knapsaq.blueprint import NO_OPTIONS
 from knapsaq.children import Children, find_again
 from knapsaq.codec import copied
 from knapsaq.context import Context
 from knapsaq.deadline import Deadline, SoftDeadline, Steered
-from knapsaq.errors import SoftTimeLimitExceeded, TaskProcessError, TaskTimeoutError, UnknownTaskError
+from knapsaq.errors import KnapsaqError, SoftTimeLimitExceeded, TaskProcessError, TaskTimeoutError, UnknownTaskError
 from knapsaq.flows import inputs
-from knapsaq.job import UNKNOWN_SINCE, Job, backed_off
+from knapsaq.job import CONTROL, UNKNOWN_SINCE, Job, backed_off
 from knapsaq.middleware import Stack
+from knapsaq.nodes import place_of
 from knapsaq.options import NEVER_RETRIED
 from knapsaq.outcomes import (
     Aborted,
@@ -100,10 +102,13 @@ class Executor:
             asyncio.CancelledError: The attempt was cancelled from outside; its dependencies are finished.
         """
         task = self._registry.find(job.function)
+        if task is None:
+            if job.function not in self._functions:
+                return self._unknown(job)
+        elif task.blueprint.controls is not None and self._is_held_now(task, job):
+            return Released("it came without the limits of its task")
         if task is not None:
             ctx["task"] = task
-        elif job.function not in self._functions:
-            return self._unknown(job)
         if job.meta:
             job.forget(UNKNOWN_SINCE)
         try:
@@ -122,6 +127,18 @@ class Executor:
         except BaseException as error:  # noqa: BLE001 - whatever a task raises is its own outcome
             ctx["exception"] = error  # where SAQ's after_process functions look for it
             return self._failed(task, job, error)
+
+    def _is_held_now(self, task: Task[..., Any, Any], job: Job[Any]) -> bool:
+        """Give a job its limits that came without, as from a program of SAQ; False if it needs none."""
+        if job.control or place_of(job.key):
+            return False
+        try:
+            control = task.blueprint.control(NO_OPTIONS, job.kwargs or {}, unique=False)
+        except KnapsaqError:
+            return False  # the attempt tells what is wrong with its arguments
+        if control is not None:
+            job.note(**{CONTROL: control})
+        return control is not None
 
     def _unknown(self, job: Job[Any]) -> Outcome:
         """Put back a job whose task nobody here knows, as another worker may, or this one's next release."""

@@ -19,9 +19,10 @@ import msgspec
 from saq.job import TERMINAL_STATUSES, Status
 from saq.job import Job as SaqJob
 
+from knapsaq.checks import check
 from knapsaq.deadline import Deadline
 from knapsaq.errors import JobExpiredError, JobFailedError, JobRevokedError, OptionError, ResultError
-from knapsaq.options import CALL_CHECKS, check
+from knapsaq.options import CALL_CHECKS
 from knapsaq.reasons import Reason
 from knapsaq.record import Record
 from knapsaq.timing import from_ms
@@ -40,6 +41,7 @@ EXPIRES_AT, EXPIRES_IN, EXPIRED = "expires_at", "expires_in", "expired"
 # Text that travels along, the keys of other jobs, how far it is, and the millisecond at which a worker first did not
 # know the task.
 HEADERS, PARENT, ROOT, PROGRESS, UNKNOWN_SINCE = "headers", "parent", "root", "progress", "unknown_since"
+CONTROL = "control"  # its priority, limits, tenant and identity, for the scripts that obey them
 FIELDS = frozenset(field.name for field in dataclasses.fields(SaqJob))
 
 
@@ -132,6 +134,8 @@ class Job(SaqJob, Generic[R]):
     """While it is being sent: seconds until it may run, by Redis' clock. It is no field, and not stored."""
     expires = cast("float | datetime | None", None)
     """While it is being sent: what the call or its task says. It is no field; stored is the moment."""
+    keep = 0
+    """While it is being sent: seconds that its record has to be kept if nobody has set ``ttl``. It is no field."""
     deadline = cast("Deadline | None", None)
     """In the worker, while the function runs: when it is cancelled. It is no field, and not stored."""
     interrupted = False
@@ -267,6 +271,12 @@ class Job(SaqJob, Generic[R]):
         """
         given = check(f"add_headers() of job {self.key}", {"headers": headers}, CALL_CHECKS).get("headers", {})
         self.note(**{HEADERS: {**self.headers, **given}})
+
+    @property
+    def control(self) -> Mapping[str, Any]:
+        """What its options on priority, limits and uniqueness come to, by name; empty without any."""
+        control: Any = self.extras.get(CONTROL)
+        return control if isinstance(control, dict) else {}
 
     @property
     def parent_id(self) -> str | None:

@@ -22,8 +22,9 @@ from typing import Any, TypeAlias
 
 from saq.job import Job as SaqJob
 
+from knapsaq.checks import check
 from knapsaq.job import HEADERS, META_KEY, PARENT, ROOT, Job, extras_of
-from knapsaq.options import CALL_CHECKS, check
+from knapsaq.options import CALL_CHECKS
 
 CORRELATION = "correlation_id"
 """The header under which a request, the jobs that it enqueued and their followers are found in a log."""

@@ -2,22 +2,45 @@
 
 from __future__ import annotations
 
-import difflib
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from types import MappingProxyType
 from typing import Any, Literal, TypedDict
 
+from knapsaq.checks import (
+    MAX_SECONDS,
+    NAME,
+    SECONDS,
+    SOME_SECONDS,
+    Check,
+    check,
+    duration,
+    flag,
+    mapping,
+    name,
+    queue_name,
+    some_time,
+    whole,
+)
 from knapsaq.errors import InvalidArgumentsError, OptionError, TaskDefinitionError
-from knapsaq.hooks import EXPECTED, UnfitError, middlewares
-from knapsaq.settings import QUEUE_NAME
-from knapsaq.timing import Duration, epoch_seconds, seconds
+from knapsaq.hooks import EXPECTED, middlewares
+from knapsaq.limits import (
+    LIMIT_CHECKS,
+    WAYS,
+    Concurrency,
+    ConcurrencyLimit,
+    Debounce,
+    Key,
+    Rate,
+    RateLimit,
+    Throttle,
+    Unique,
+    refuse_several,
+)
+from knapsaq.timing import Duration, epoch_seconds
 
-NAME_PATTERN = re.compile(r"[A-Za-z0-9_.:\-{}/]{1,200}")
 DEFAULT_QUEUE = "default"
-MAX_SECONDS = 10 * 365 * 86_400.0
 MAX_RETRIES = 10_000
 NEVER_RETRIED = (InvalidArgumentsError, TaskDefinitionError)
 
@@ -47,6 +70,14 @@ class TaskOptions:
             functions at the top of a module that keep a processor busy; by the kind of function unless given.
         middleware: What is done around its jobs, outermost first, inside of the registry's own.
         dependencies: Providers for this task alone, by parameter name; they win over the registry's.
+        priority: 0 to 9; of the jobs that wait, those with a higher one begin first.
+        rate_limit: How often they may begin: ``"10/m"``, a ``Rate``, or several, which all have to let a job go.
+        concurrency: How many may run at once, in all workers together: a number, a ``Concurrency``, or several.
+        unique: Whether jobs with the same arguments are one, or how; see ``Unique``.
+        debounce: Seconds without another call after which a job runs; see ``Debounce``.
+        throttle: Seconds within which calls get the same job; see ``Throttle``. At most one of these three.
+        fair_key: Whose job it is, so that nobody's many jobs hold up another's: the name of a parameter, or a function
+            of the arguments by name.
     """
 
     name: str | None = None
@@ -65,6 +96,13 @@ class TaskOptions:
     run: Literal["async", "thread", "process"] | None = None
     middleware: tuple[Any, ...] = ()
     dependencies: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    priority: int = 0
+    rate_limit: tuple[Rate, ...] = ()
+    concurrency: tuple[Concurrency, ...] = ()
+    unique: Unique | Literal[False] = False
+    debounce: Debounce | Literal[False] = False
+    throttle: Throttle | Literal[False] = False
+    fair_key: Key | None = None
 
     @classmethod
     def build(cls, place: str, given: Mapping[str, Any]) -> TaskOptions:
@@ -75,9 +113,10 @@ class TaskOptions:
             given: The options by name.
 
         Raises:
-            OptionError: One is unknown or out of range; the error names the legal ones.
+            OptionError: One is unknown or out of range, or two do not go together; the error names the legal ones.
         """
         checked = check(place, given, CHECKS)
+        refuse_several(place, checked)
         options = cls(**checked, names_queue="queue" in checked)
         if options.soft_timeout and options.timeout and options.soft_timeout >= options.timeout:
             expected = f"less than timeout, which is {options.timeout:g} s and ends the attempt"
@@ -103,14 +142,24 @@ def preset(place: str, outer: Mapping[str, Any], given: Mapping[str, Any]) -> di
 
 
 def merged(outer: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return options on top of checked ones: middlewares go inside, providers are added by name, others replace."""
-    options = {**outer, **{name: value for name, value in given.items() if value is not None}}
+    """Return options on top of checked ones: middlewares go inside, providers are added by name, others replace.
+
+    Of ``unique``, ``debounce`` and ``throttle`` one replaces the others.
+    """
+    said = {name: value for name, value in given.items() if value is not None}
+    options = {**_without_ways(outer, said), **said}
     if outer.get("middleware") and given.get("middleware") is not None:
         own = given["middleware"]
         options["middleware"] = (*outer["middleware"], *(own if isinstance(own, (list, tuple)) else (own,)))
     if outer.get("dependencies") and isinstance(given.get("dependencies"), Mapping):
         options["dependencies"] = {**outer["dependencies"], **given["dependencies"]}
     return options
+
+
+def _without_ways(outer: Mapping[str, Any], given: Mapping[str, Any]) -> Mapping[str, Any]:
+    if not any(way in given for way in WAYS):
+        return outer
+    return {name: value for name, value in outer.items() if name not in WAYS}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +177,15 @@ class CallOptions:
         expires: Seconds from the moment at which it may run, or an aware ``datetime``; if no worker has started it
             by then, it ends as expired and never runs.
         headers: Text by name that travels with the job and is read as ``ctx.headers``.
+        priority: 0 to 9; of the jobs that wait, those with a higher one begin first.
+        rate_limit: Instead of the task's rates, those of its annotations among them; an empty list is none.
+        concurrency: Likewise instead of the task's.
+        unique: Instead of the task's ``unique``, ``debounce`` or ``throttle``; False is none of them. Where a ``key``
+            is named, it stands for the arguments.
+        debounce: Likewise; not together with ``delay`` or ``eta``.
+        throttle: Likewise.
+        fair_key: Instead of the task's.
+        controlled: Whether any of the last seven was said.
     """
 
     queue: str | None = None
@@ -139,14 +197,28 @@ class CallOptions:
     ttl: int | None = None
     expires: float | datetime | None = None
     headers: Mapping[str, str] | None = None
+    priority: int | None = None
+    rate_limit: tuple[Rate, ...] | None = None
+    concurrency: tuple[Concurrency, ...] | None = None
+    unique: Unique | Literal[False] | None = None
+    debounce: Debounce | Literal[False] | None = None
+    throttle: Throttle | Literal[False] | None = None
+    fair_key: Key | None = None
+    controlled: bool = False
 
     def merged(self, place: str, given: Mapping[str, Any]) -> CallOptions:
         """Return these options with ``given`` on top.
 
         Raises:
-            OptionError: One is unknown or out of range, both ``delay`` and ``eta`` are given, or it expires before.
+            OptionError: One is unknown or out of range, two do not go together, or it expires before it is due.
         """
-        merged = replace(self, **check(place, given, CALL_CHECKS))
+        checked = check(place, given, CALL_CHECKS)
+        if not checked.keys().isdisjoint(LIMIT_CHECKS):
+            ways: dict[str, Any] = dict.fromkeys(WAYS) if not checked.keys().isdisjoint(WAYS) else {}
+            checked = {**ways, **checked, "controlled": True}
+        merged = replace(self, **checked)
+        if merged.controlled:
+            refuse_several(place, {name: getattr(merged, name) for name in (*WAYS, "delay", "eta")})
         if merged.delay is not None and merged.eta is not None:
             raise OptionError(place, "eta", given.get("eta", merged.eta), "either delay or eta, not both")
         if isinstance(merged.expires, datetime) and merged.eta and merged.eta >= merged.expires.timestamp():
@@ -172,6 +244,13 @@ class TaskKeywords(TypedDict, total=False):
     run: Literal["async", "thread", "process"] | None
     middleware: object
     dependencies: Mapping[str, Any] | None
+    priority: int | None
+    rate_limit: RateLimit | None
+    concurrency: ConcurrencyLimit | None
+    unique: bool | Unique | None
+    debounce: Duration | Debounce | Literal[False] | None
+    throttle: Duration | Throttle | Literal[False] | None
+    fair_key: Key | None
 
 
 class CallKeywords(TypedDict, total=False):
@@ -186,92 +265,13 @@ class CallKeywords(TypedDict, total=False):
     ttl: int | None
     expires: Duration | datetime | None
     headers: Mapping[str, str] | None
-
-
-Check = Callable[[Any], Any]
-
-
-def check(place: str, given: Mapping[str, Any], checks: Mapping[str, tuple[str, Check]]) -> dict[str, Any]:
-    """Return the options as they are stored; each check returns the stored value or raises ``ValueError``."""
-    checked: dict[str, Any] = {}
-    for option, value in given.items():
-        if option not in checks:
-            close = difflib.get_close_matches(option, checks, n=1)
-            hint = f" (did you mean {close[0]!r}?)" if close else ""
-            raise OptionError(place, option, value, f"one of the options {', '.join(checks)}{hint}")
-        if value is None:
-            continue
-        expected, convert = checks[option]
-        try:
-            checked[option] = convert(value)
-        except UnfitError as error:
-            raise OptionError(place, option, value, f"{expected}: {error}") from error
-        except (TypeError, ValueError, OverflowError) as error:
-            raise OptionError(place, option, value, expected) from error
-    return checked
-
-
-def name(value: Any) -> str:
-    """Accept a name of a task or a key."""
-    if isinstance(value, str) and NAME_PATTERN.fullmatch(value):
-        return value
-    raise ValueError(value)
-
-
-def queue_name(value: Any) -> str:
-    """Accept a queue's name, by the rule of ``Settings.queues``."""
-    if isinstance(value, str) and QUEUE_NAME.fullmatch(value):
-        return value
-    raise ValueError(value)
-
-
-def duration(value: Any) -> float:
-    """Accept seconds from 0 to ten years, or a ``timedelta``."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, timedelta)):
-        raise TypeError(value)
-    length = seconds(value)
-    if 0 <= length <= MAX_SECONDS:
-        return length
-    raise ValueError(value)
-
-
-def whole(low: int, high: int) -> Check:
-    """Accept a whole number in a range."""
-
-    def convert(value: Any) -> int:
-        if isinstance(_not_bool(value), int) and low <= value <= high:
-            return int(value)
-        raise ValueError(value)
-
-    return convert
-
-
-def _not_bool(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise TypeError(value)
-    return value
-
-
-def text(value: Any) -> str:
-    """Return a text.
-
-    Raises:
-        TypeError: It is none.
-    """
-    if isinstance(value, str):
-        return value
-    raise TypeError(value)
-
-
-def flag(value: Any) -> bool:
-    """Return a truth value.
-
-    Raises:
-        TypeError: It is none.
-    """
-    if isinstance(value, bool):
-        return value
-    raise TypeError(value)
+    priority: int | None
+    rate_limit: RateLimit | None
+    concurrency: ConcurrencyLimit | None
+    unique: bool | Unique | None
+    debounce: Duration | Debounce | Literal[False] | None
+    throttle: Duration | Throttle | Literal[False] | None
+    fair_key: Key | None
 
 
 def _backoff(value: Any) -> bool | float:
@@ -292,13 +292,7 @@ def _run(value: Any) -> str:
 
 
 def _providers(value: Any) -> Mapping[str, Any]:
-    return MappingProxyType({name(key): provider for key, provider in _mapping(value).items()})
-
-
-def _mapping(value: Any) -> dict[Any, Any]:
-    if isinstance(value, Mapping):
-        return dict(value)
-    raise TypeError(value)
+    return MappingProxyType({name(key): provider for key, provider in mapping(value).items()})
 
 
 def _moment(value: Any) -> float:
@@ -307,37 +301,29 @@ def _moment(value: Any) -> float:
     raise TypeError(value)
 
 
-def _some_time(value: Any) -> float:
-    if length := duration(value):
-        return length
-    raise ValueError(value)
-
-
 def _expires(value: Any) -> float | datetime:
     if not isinstance(value, datetime):
-        return _some_time(value)
+        return some_time(value)
     epoch_seconds(value)
     return value
 
 
 def _headers(value: Any) -> Mapping[str, str]:
-    headers = _mapping(value)
+    headers = mapping(value)
     if all(isinstance(key, str) and isinstance(text, str) for key, text in headers.items()):
         return headers
     raise TypeError(value)
 
 
-SECONDS = "seconds from 0 to ten years, or a timedelta"
 RETRIES = f"a whole number from 0 to {MAX_RETRIES:,}"
 TTL = "whole seconds, 0 for ever, or -1 not at all"
 EXPIRES = "seconds above 0 up to ten years, a timedelta, or an aware datetime"
-NAME = "1 to 200 letters, digits or _ . : - / { }"
 
 CHECKS: dict[str, tuple[str, Check]] = {
     "name": (NAME, name),
     "queue": ("1 to 64 letters, digits or _ . - { }", queue_name),
     "timeout": (SECONDS, duration),
-    "soft_timeout": ("seconds above 0 up to ten years, or a timedelta", _some_time),
+    "soft_timeout": (SOME_SECONDS, some_time),
     "retries": (RETRIES, whole(0, MAX_RETRIES)),
     "retry_delay": (SECONDS, duration),
     "retry_backoff": ("True, False or the longest delay in seconds", _backoff),
@@ -349,6 +335,7 @@ CHECKS: dict[str, tuple[str, Check]] = {
     "run": ("'async', 'thread' or 'process'", _run),
     "middleware": (EXPECTED, middlewares),
     "dependencies": ("providers by parameter name", _providers),
+    **LIMIT_CHECKS,
 }
 
 CALL_CHECKS: dict[str, tuple[str, Check]] = {
@@ -361,4 +348,5 @@ CALL_CHECKS: dict[str, tuple[str, Check]] = {
     "ttl": (TTL, whole(-1, int(MAX_SECONDS))),
     "expires": (EXPIRES, _expires),
     "headers": ("text by name", _headers),
+    **LIMIT_CHECKS,
 }

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, TypeAlias
 from knapsaq.canvas import Chain, Expression, FlowOptions, Group, OnFailure, Sig, Workflow, refuse_misfit
 from knapsaq.errors import OptionError
 from knapsaq.job import Job
+from knapsaq.limits import WAYS
 from knapsaq.options import CallOptions
 from knapsaq.workflow_errors import WorkflowDefinitionError
 
@@ -185,19 +186,21 @@ class _Planner:
 
         Raises:
             InvalidArgumentsError: They do not fit the task.
-            OptionError: It has a key of its own.
+            OptionError: It has a key of its own or is to be unique, or a limit goes by a result.
         """
         task, results = sig.task, () if sig.immutable else after.results
         arguments, takers = task.signature.bind_after(len(results), sig.args, sig.kwargs, task.injected)
-        job = task.job_of(self._options(sig), arguments)
+        job = task.blueprint.node(self._options(sig), arguments, takers)
         takes = tuple(Taken(*pair) for pair in zip(takers, results, strict=True))
         return Node(number, name, sig, job, takes, len(after.nodes), self._job_before(after.nodes))
 
     def _options(self, sig: Sig[Any]) -> CallOptions:
-        options = sig.options
+        options, place = sig.options, f".set() of task {sig.task.name!r} in a workflow"
         if options.key is not None:
-            place = f".set() of task {sig.task.name!r} in a workflow"
             raise OptionError(place, "key", options.key, "nothing, as a workflow names its jobs itself")
+        for way in WAYS if options.controlled else ():
+            if given := getattr(options, way):
+                raise OptionError(place, way, given, "nothing, as each node of a workflow has a job of its own")
         if not self.headers:
             return options
         return replace(options, headers={**self.headers, **(options.headers or {})})

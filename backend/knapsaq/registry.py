@@ -28,11 +28,12 @@ from knapsaq.errors import (
     TaskDefinitionError,
     UnknownTaskError,
 )
+from knapsaq.home import Sender
 from knapsaq.middleware import Layers, Stack
 from knapsaq.options import TaskKeywords, TaskOptions
 from knapsaq.schedules import Misfire, Schedule, without_name
 from knapsaq.signature import INJECTED
-from knapsaq.task import Sender, Task
+from knapsaq.task import Task
 from knapsaq.timing import Duration
 from knapsaq.wiring import AnyTask, Wiring
 

@@ -26,10 +26,11 @@ from croniter import croniter
 from saq.job import CronJob
 from saq.job import Job as SaqJob
 
+from knapsaq.checks import Check, check, queue_name, whole
 from knapsaq.context import Context
 from knapsaq.errors import ConfigurationError, DuplicateTaskError, OptionError
 from knapsaq.importing import find
-from knapsaq.options import DEFAULT_QUEUE, Check, TaskOptions, check, queue_name, whole
+from knapsaq.options import DEFAULT_QUEUE, TaskOptions
 from knapsaq.settings import EMBEDDED, Settings
 from knapsaq.task import Task
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal, TypedDict, cast
 
+from knapsaq.checks import NAME, SECONDS, Check, check, duration, flag, name, text
 from knapsaq.errors import ConfigurationError, CronError, OptionError, TaskDefinitionError
-from knapsaq.options import NAME, SECONDS, Check, check, duration, flag, name, text
 from knapsaq.timetable import Cron, Every
 from knapsaq.timing import Duration
 from knapsaq.wording import describe

@@ -24,6 +24,7 @@ import msgspec
 
 from knapsaq.codec import SECRET, copied, from_json_types, shown, to_json_types
 from knapsaq.errors import InvalidArgumentsError, TaskDefinitionError
+from knapsaq.limits import Limit, without_limits
 from knapsaq.outcomes import without_signals
 
 Kind = inspect.Parameter
@@ -84,6 +85,10 @@ class Signature:
         self.open_ended = any(parameter.kind is Kind.VAR_KEYWORD for parameter in parameters)
         self._annotations = {name: _resolve(function, name) for name in (*self.parameters, "return")}
         self._annotations["return"] = without_signals(self._annotations["return"])
+        self.limits: dict[str, tuple[Limit, ...]] = {}
+        for name in self.parameters:
+            self._annotations[name], limits = without_limits(self._annotations[name])
+            self.limits.update({name: limits} if limits else {})
         self._shapes: dict[frozenset[str], _Shape] = {}
         self._all = self._shape(frozenset())
         self.left_to_providers = self.injectable(())
@@ -234,6 +239,32 @@ class Signature:
             else:
                 values[name] = self._decode(name, name, item)
         return self._call(values | dict(provided), extra)
+
+    def typed(self, stored: Mapping[str, Any], names: Iterable[str] | None = None) -> dict[str, Any]:
+        """Return arguments by name as the annotated types, and the default of each that is not stored and has one.
+
+        Args:
+            stored: What ``bind`` gave, or the kwargs of a job that SAQ itself queued.
+            names: Those that are asked for; all unless given.
+
+        Raises:
+            InvalidArgumentsError: A stored one does not fit.
+        """
+        every = dict.fromkeys((*self.parameters, *stored)) if names is None else names
+        return {name: value for name in every if (value := self._typed(name, stored)) is not Kind.empty}
+
+    def _typed(self, name: str, stored: Mapping[str, Any]) -> Any:
+        parameter = self.parameters.get(name)
+        several = parameter is not None and parameter.kind is Kind.VAR_POSITIONAL
+        if name not in stored:
+            default = parameter.default if parameter else Kind.empty
+            return () if several else Kind.empty if default is INJECTED else default
+        item = stored[name]
+        if several:
+            return tuple(self._decode(name, name, one) for one in copied(item))
+        known = parameter is not None and parameter.kind is not Kind.VAR_KEYWORD
+        own = name if known else self._extra_name(name)
+        return item if _is_plain(item, self._annotations[own]) else self._decode(name, own, copied(item))
 
     def _call(self, values: dict[str, Any], extra: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         args: list[Any] = []

@@ -1,8 +1,8 @@
 """Steering: what operators do to a whole queue while it runs.
 
-Where in the flow: a paused queue gives no jobs out; a struck task's jobs are parked as they come to be taken; a tenant's
-weight says how much of the queue it gets beside others. The scripts look at all three with each call, so they count at
-once in the whole fleet.
+Where in the flow: a paused queue gives no jobs out; a struck task's jobs are parked as they come to be taken; a
+tenant's weight says how much of the queue it gets beside others. The scripts look at all three with each call, so they
+count at once in the whole fleet.
 
 Invariants, each a test in ``tests/redis/test_steering.py``:
 

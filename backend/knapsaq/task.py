@@ -13,55 +13,29 @@ import inspect
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, Unpack
 
 from typing_extensions import TypeVar as TypeVarWithDefault
 
+from knapsaq.blueprint import NO_OPTIONS, Blueprint
 from knapsaq.callables import refuse_hidden, takes_context
-from knapsaq.calls import apply_options, each_call
-from knapsaq.canvas import Expression, FlowOptions, Group, Sig, group
+from knapsaq.calls import each_call
+from knapsaq.canvas import Expression, Group, Sig, group
 from knapsaq.context import Context
+from knapsaq.control import refuse_unknown
 from knapsaq.errors import InvalidArgumentsError, NotConnectedError, OptionError, TaskDefinitionError
-from knapsaq.job import Job, new_key
+from knapsaq.home import Home, Sender
+from knapsaq.job import Job
+from knapsaq.limits import refuse_moment
 from knapsaq.options import CallKeywords, CallOptions, TaskOptions
 from knapsaq.schedules import Schedule
 from knapsaq.signature import INJECTED, Signature
 from knapsaq.timing import Duration
-from knapsaq.workflow import WorkflowJob
 
 P = ParamSpec("P")
 R = TypeVar("R")
-NO_OPTIONS = CallOptions()
 MAIN_MODULES = ("__main__", "__mp_main__")  # the second one in a process that multiprocessing has started
 C = TypeVarWithDefault("C", bound=Callable[..., Any], default=Callable[..., Any])
-
-
-class Sender(Protocol):
-    """Whoever can accept jobs: a connected client."""
-
-    def send(self, queue: str, job: Job[Any]) -> Awaitable[Job[Any]]:
-        """Accept the job, or return the one that already has its key."""
-
-    def send_many(self, queue: str, jobs: list[Job[Any]]) -> Awaitable[list[Job[Any]]]:
-        """Accept jobs; for each the one that already has its key takes its place."""
-
-    def start(self, expression: Expression, options: FlowOptions) -> Awaitable[WorkflowJob]:
-        """Accept a workflow."""
-
-    def extend(self, job: Job[Any], expression: Expression, *, replaces: bool) -> Awaitable[None]:
-        """Add to the workflow of a job that runs, perhaps in that job's place."""
-
-
-class Home(Protocol):
-    """What a task asks of the registry that it belongs to."""
-
-    @property
-    def sender(self) -> Sender | None:
-        """The connected client, if there is one."""
-
-    @property
-    def dependencies(self) -> Mapping[str, Any]:
-        """The providers by parameter name."""
 
 
 class Task(Generic[P, R, C]):
@@ -92,6 +66,7 @@ class Task(Generic[P, R, C]):
             getattr(function, "__call__", None)  # noqa: B004 - an object whose __call__ is a coroutine function
         )
         self._home = home
+        refuse_unknown(f"@task of {self.name!r}", options, self._declared)
         if options.run == "async" and not self.is_async:
             raise TaskDefinitionError(self.name, "run='async' needs an `async def`; a plain `def` runs in a thread")
         if options.run in ("thread", "process") and self.is_async:
@@ -123,6 +98,12 @@ class Task(Generic[P, R, C]):
         """Where the function is defined: file and line."""
         code = getattr(inspect.unwrap(self.function), "__code__", None)
         return f"{code.co_filename}:{code.co_firstlineno}" if code else repr(self.function)
+
+    @property
+    def _declared(self) -> Mapping[str, inspect.Parameter]:
+        """The parameters without the context; unlike ``signature`` it leaves the annotations alone."""
+        parameters = list(inspect.signature(self.function).parameters.values())
+        return {parameter.name: parameter for parameter in parameters[1 if self.takes_context else 0 :]}
 
     @functools.cached_property
     def signature(self) -> Signature:
@@ -170,8 +151,13 @@ class Task(Generic[P, R, C]):
 
         Raises:
             TaskDefinitionError: Naming what is wrong, and what to write instead.
+            OptionError: A limit in an annotation cannot be.
         """
         self.signature.verify(self.injected)
+        controls = self.blueprint.controls
+        if controls and (filled := controls.parameters & self.injected):
+            problem = f"a limit, unique or fair_key goes by {min(filled)!r}, which a provider fills in the worker"
+            raise TaskDefinitionError(self.name, f"{problem}; go by a parameter that the caller gives")
         if self.options.run == "process" and self.injected:
             problem = f"run='process' cannot be given {', '.join(sorted(self.injected))!r} by a provider"
             raise TaskDefinitionError(self.name, f"{problem}, as it is another process; make it inside of the function")
@@ -218,7 +204,7 @@ class Task(Generic[P, R, C]):
         Raises:
             OptionError: An option is unknown or out of range.
         """
-        return BoundTask(self, NO_OPTIONS.merged(f".using() of task {self.name!r}", options))
+        return BoundTask(self, self._told(NO_OPTIONS, "using", options))
 
     async def apply_async(
         self,
@@ -231,6 +217,7 @@ class Task(Generic[P, R, C]):
         queue: str | None = None,
         time_limit: Duration | None = None,
         headers: Mapping[str, str] | None = None,
+        priority: int | None = None,
     ) -> Job[R]:
         """Queue one job of this task, in Celery's words; arguments are checked when it is called.
 
@@ -244,12 +231,14 @@ class Task(Generic[P, R, C]):
             queue: Another queue.
             time_limit: Hard limit of one attempt.
             headers: Text by name that travels with the job.
+            priority: 0 to 9; higher ones begin first, which is the other way round on some of Celery's brokers.
 
         Raises:
             The same as ``enqueue``, and ``OptionError``.
         """
-        options = NO_OPTIONS.merged(
-            f".apply_async() of task {self.name!r}",
+        options = self._told(
+            NO_OPTIONS,
+            "apply_async",
             {
                 "delay": countdown,
                 "eta": eta,
@@ -257,6 +246,7 @@ class Task(Generic[P, R, C]):
                 "queue": queue,
                 "timeout": time_limit,
                 "headers": headers,
+                "priority": priority,
             },
         )
         return await self._send(options, tuple(args), dict(kwargs or {}))
@@ -305,31 +295,38 @@ class Task(Generic[P, R, C]):
         Raises:
             InvalidArgumentsError: The arguments do not fit the function.
         """
-        return self.job_of(options, self.signature.bind(args, kwargs, self.injected))
+        return self.blueprint.job(options, self.signature.bind(args, kwargs, self.injected))
 
-    def job_of(self, options: CallOptions, arguments: dict[str, Any]) -> Job[R]:
-        """Return the job of one call whose arguments have been bound and checked."""
-        job: Job[R] = Job.like(self._pattern, options.key or new_key(), arguments or None)
-        if options is not NO_OPTIONS:
-            apply_options(options, job, self.options)
-        return job
+    def control_of(self, options: CallOptions, arguments: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Return what a job of this task carries for the scripts to obey, for those who find a job that has nothing.
+
+        Args:
+            options: The options of the call.
+            arguments: Its arguments by name, as they are stored or as Python has them.
+
+        Returns:
+            What ``Job.control`` is to be; None if nothing.
+
+        Raises:
+            InvalidArgumentsError: They do not fit the function.
+            OptionError: The key of a limit cannot be made of them.
+        """
+        return self.blueprint.control(options, arguments)
 
     @functools.cached_property
-    def _pattern(self) -> dict[str, Any]:
-        """The fields that all its jobs have; timeout and ttl are None where the sender fills in its default."""
-        own = self.options
-        fields: dict[str, Any] = {"timeout": own.timeout, "ttl": own.ttl}
-        if own.retries:  # else the worker takes them from the task, should it raise Retry
-            fields |= {"retries": 1 + own.retries, "retry_delay": own.retry_delay, "retry_backoff": own.retry_backoff}
-        pattern = vars(Job(function=self.name, **fields))
-        return pattern if own.expires is None else {**pattern, "expires": own.expires}
+    def blueprint(self) -> Blueprint:
+        """How its jobs are made."""
+        return Blueprint(self.name, self.signature, self.options)
 
-    @functools.cached_property
-    def job_fields(self) -> Mapping[str, Any]:
-        """The fields of a job that its options set, for those who make its jobs without it."""
-        unset: dict[str, Any] = {"timeout": None, "ttl": None}
-        plain = vars(Job(function=self.name, **unset))
-        return {name: value for name, value in self._pattern.items() if value != plain[name] and name != "key"}
+    def _told(self, base: CallOptions, method: str, given: Mapping[str, Any]) -> CallOptions:
+        """Return the options of a call, checked as far as annotations are not needed for it."""
+        place = f".{method}() of task {self.name!r}"
+        options = base.merged(place, given)
+        if options.controlled:
+            refuse_unknown(place, options, self._declared)
+        elif self.options.debounce:
+            refuse_moment(place, {"delay": options.delay, "eta": options.eta})
+        return options
 
     async def extend(self, job: Job[Any], expression: Expression, *, replaces: bool) -> None:
         """Add to the workflow of a job of this task that runs; see ``Context.spawn`` and ``Context.replace``."""
@@ -384,4 +381,4 @@ class BoundTask(Generic[P, R]):
         Raises:
             OptionError: An option is unknown or out of range.
         """
-        return BoundTask(self.task, self.options.merged(f".using() of task {self.task.name!r}", options))
+        return BoundTask(self.task, self.task._told(self.options, "using", options))  # noqa: SLF001

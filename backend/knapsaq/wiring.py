@@ -17,11 +17,12 @@ from collections.abc import Collection, Mapping
 from typing import Any, Protocol, Self, TypeVar
 
 from knapsaq.errors import ConfigurationError, DuplicateTaskError, RegistryError, RouteError
+from knapsaq.home import Home
 from knapsaq.job import new_key
 from knapsaq.options import DEFAULT_QUEUE
 from knapsaq.saq_settings import SaqGiven, SaqSettings, called_as_in_saq, options_as_in_saq
 from knapsaq.settings import Settings, routed
-from knapsaq.task import Home, Task
+from knapsaq.task import Task
 
 S = TypeVar("S", bound=Settings)
 AnyTask = Task[..., Any, Any]

@@ -428,7 +428,7 @@ class TestReplies:
         assert answer == [1, 0, 1]
 
     async def test_advance_returns_what_its_header_lists(self, queue: Queue, echo: AnyTask) -> None:
-        """Now, the next due time, an answer for each settlement, claims in threes, aborts in twos, and if it is paused."""
+        """Now, the next due time, an answer for each settlement, claims in threes, aborts in twos, if paused."""
         await enqueue_jobs(queue)
         keys = queue.keys
         shared = [keys.queued, keys.active, keys.incomplete, keys.leases, keys.claims, keys.aborts, keys.crashes]

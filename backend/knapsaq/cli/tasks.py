@@ -15,6 +15,7 @@ from rich.text import Text
 from knapsaq.cli.loading import load
 from knapsaq.cli.reporting import note, output
 from knapsaq.codec import to_json_types
+from knapsaq.limits import Debounce, Throttle, Unique
 from knapsaq.options import TaskOptions
 from knapsaq.task import Task
 
@@ -91,6 +92,8 @@ def _options(options: TaskOptions) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [getattr(each, "__name__", str(each)) for each in value]
+    if isinstance(value, (Unique, Debounce, Throttle)) or callable(value):
+        return getattr(value, "__name__", str(value))
     return sorted(value) if hasattr(value, "keys") else value
 
 

@@ -14,13 +14,13 @@
 | `saq:<queue>:dead:records` | hash | what each dead job's record was | replay, discard |
 | `saq:<queue>:dead:reasons` | hash | why it died, and the deaths of its workers | replay, discard |
 | `saq:<queue>:aborts` | hash | whether a running job is to end at once, and why | finish, one hour |
-| `saq:<queue>:controls` | hash | number and control of each job that has one, see `lua/shared/control.lua` | finish, abort |
+| `saq:<queue>:controls` | hash | number and control of jobs: `lua/shared/control.lua` | finish, abort |
 | `saq:<queue>:orders` | hash | the last number that was given, and how many turns there were | with the last control |
-| `saq:<queue>:ready` | sorted set | jobs with a priority or a tenant that may run; `:tenants`, `:tenant:<tenant>` of it | empty |
+| `saq:<queue>:ready` | sorted set | jobs with a priority that may run; ` tenants`, ` tenant <tenant>` | empty |
 | `saq:<queue>:parked` | hash | the lane in which a job waits | the job is taken |
 | `saq:<queue>:lanes` | sorted set | lanes by the millisecond at which their next job is let go | empty |
-| `saq:<queue>:lane:<lane>` | sorted set | the jobs that wait for a limit; `:tenants`, `:tenant:<tenant>` of it | empty |
-| `saq:<queue>:rate:<name>` | string | how far a rate is used up, in microseconds since 1970 | a minute after it has recovered |
+| `saq:<queue>:lane:<lane>` | sorted set | the jobs that wait there; ` tenants`, ` tenant <tenant>` | empty |
+| `saq:<queue>:rate:<name>` | string | up to which microsecond a rate is used | a minute later |
 | `saq:<queue>:slots:<name>` | set | ids of the jobs that hold the slots of a concurrency | settle, rescue |
 | `saq:<queue>:unique:<what>` | string | id of the job that stands for others | its period, or finish, abort |
 | `saq:<queue>:weights` | hash | shares of tenants that an operator has set | set to 1 |

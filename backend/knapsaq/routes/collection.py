@@ -11,8 +11,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Self, TypeAlias
 
+from knapsaq.checks import NAME_PATTERN, queue_name
 from knapsaq.errors import OptionError
-from knapsaq.options import NAME_PATTERN, queue_name
 from knapsaq.registry import Registry
 from knapsaq.routes.loading import load
 from knapsaq.schedules import Schedule

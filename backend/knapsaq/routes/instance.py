@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
+from knapsaq.checks import Check, check, flag, text, whole
 from knapsaq.errors import OptionError
-from knapsaq.options import Check, check, flag, text, whole
 
 PLACE = "RedisInstance"
 MOST_DATABASES = 1_000_000

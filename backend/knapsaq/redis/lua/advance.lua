@@ -227,7 +227,7 @@ local function take()
   let_go_due(base, now, turn)
   rank_heads()
   local ids = {}
-  if call('EXISTS', base .. 'ready', base .. 'ready:tenants') == 0 then
+  if call('EXISTS', base .. 'ready', base .. 'ready tenants') == 0 then
     ids = call('LRANGE', queued, 0, want - 1)
     if #ids == 0 then return nil end
     local entries, plain = call('HMGET', base .. 'controls', unpack(ids)), 1

@@ -7,7 +7,7 @@
 -- the millisecond at which the next job is to be let go; of a lane that is not there somebody else will say so: the job
 -- that was let go, as it is taken, or one that gives back a slot.
 -- A pool is a set of jobs in order: those without a tenant in the sorted set of its name, those of a tenant in
--- <pool>:tenant:<tenant>, and in <pool>:tenants the tenants by how much they have had. Each lane is a pool, and ready,
+-- <pool> tenant <tenant>, and in <pool> tenants the tenants by how much they have had; no name has a blank of its own. Each lane is a pool, and ready,
 -- which has the jobs with a priority or a tenant that may run. All others that may run are in queued, and one is there
 -- as long as any may run, as idle workers look there alone.
 -- Sources: rates by GCRA, ITU-T I.371 (1996); tenants by stride scheduling, Waldspurger and Weihl (1995).
@@ -19,11 +19,15 @@ local LIMIT_KEPT_MS = 60000
 local HOLDERS_CHECKED = 100
 local LET_GO_AT_ONCE = 500
 
+local function is_name(value)
+  return type(value) == 'string' and value ~= '' and not string.find(value, '%s')
+end
+
 -- Return those entries of a list in which the fields are of the kinds that are expected; records may hold anything.
 local function limits_of(list, fields)
   local kept = {}
   for _, limit in ipairs(type(list) == 'table' and list or {}) do
-    local good = type(limit) == 'table' and type(limit[1]) == 'string'
+    local good = type(limit) == 'table' and is_name(limit[1])
     for i = 2, fields do
       good = good and type(limit[i]) == 'number' and limit[i] >= 1
     end
@@ -43,10 +47,10 @@ local function control_in(payload)
   local priority, unique = tonumber(given['priority']) or 0, given['unique']
   return {
     priority = math.max(0, math.min(math.floor(priority), CLASSES - 1)),
-    fair = type(given['fair']) == 'string' and given['fair'] or nil,
+    fair = is_name(given['fair']) and given['fair'] or nil,
     rates = limits_of(given['rates'], 3),
     slots = limits_of(given['slots'], 2),
-    unique = type(unique) == 'table' and type(unique[1]) == 'string' and unique or nil,
+    unique = type(unique) == 'table' and is_name(unique[1]) and unique or nil,
   }
 end
 
@@ -71,13 +75,13 @@ local function is_ranked(control)
 end
 
 local function pool_of(pool, control)
-  return control and control.fair and pool .. ':tenant:' .. control.fair or pool
+  return control and control.fair and pool .. ' tenant ' .. control.fair or pool
 end
 
 local function pool_add(pool, job, number, control)
   local priority = control and control.priority or 0
   redis.call('ZADD', pool_of(pool, control), (CLASSES - 1 - priority) * BAND + number, job)
-  local tenants = pool .. ':tenants'
+  local tenants = pool .. ' tenants'
   if control and control.fair and not redis.call('ZSCORE', tenants, control.fair) then
     -- Who comes anew is as far as the one whose turn it is: time in which nothing waited is not made up for.
     redis.call('ZADD', tenants, redis.call('ZRANGE', tenants, 0, 0, 'WITHSCORES')[2] or 0, control.fair)
@@ -87,10 +91,10 @@ end
 -- Whether any job is in a pool; tenants without jobs are forgotten once it is their turn.
 local function pool_waits(pool)
   if redis.call('EXISTS', pool) == 1 then return true end
-  local tenants = pool .. ':tenants'
+  local tenants = pool .. ' tenants'
   local tenant = redis.call('ZRANGE', tenants, 0, 0)[1]
   while tenant do
-    if tenant ~= '' and redis.call('EXISTS', pool .. ':tenant:' .. tenant) == 1 then return true end
+    if tenant ~= '' and redis.call('EXISTS', pool .. ' tenant ' .. tenant) == 1 then return true end
     redis.call('ZREM', tenants, tenant)
     tenant = redis.call('ZRANGE', tenants, 0, 0)[1]
   end
@@ -111,7 +115,7 @@ end
 
 -- Take the job of a pool whose turn it is, or return nil; with queued among those without a tenant.
 local function pool_pick(base, pool, turn, charged, queued)
-  local tenants = pool .. ':tenants'
+  local tenants = pool .. ' tenants'
   local first = redis.call('ZRANGE', tenants, 0, 0, 'WITHSCORES')
   if not first[1] then return first_of(pool, turn, queued) end
   if redis.call('EXISTS', pool, queued or pool) > 0 and not redis.call('ZSCORE', tenants, '') then
@@ -121,7 +125,7 @@ local function pool_pick(base, pool, turn, charged, queued)
     local tenant, passed = unpack(redis.call('ZRANGE', tenants, 0, 0, 'WITHSCORES'))
     if not tenant then return nil end
     local job
-    if tenant == '' then job = first_of(pool, turn, queued) else job = first_of(pool .. ':tenant:' .. tenant, turn) end
+    if tenant == '' then job = first_of(pool, turn, queued) else job = first_of(pool .. ' tenant ' .. tenant, turn) end
     if job then
       local weight = charged and (redis.call('HGET', base .. 'weights', tenant) or 1)
       if weight then redis.call('ZADD', tenants, passed + 1 / weight, tenant) end
@@ -134,7 +138,7 @@ end
 -- Take back what a tenant was charged for a job that does not run yet.
 local function refund(base, control)
   local weight = control and control.fair and (redis.call('HGET', base .. 'weights', control.fair) or 1)
-  if weight then redis.call('ZADD', base .. 'ready:tenants', 'XX', 'INCR', -1 / weight, control.fair) end
+  if weight then redis.call('ZADD', base .. 'ready tenants', 'XX', 'INCR', -1 / weight, control.fair) end
 end
 
 -- Put a job among those that may run.
