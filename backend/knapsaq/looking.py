@@ -121,10 +121,10 @@ class LookingQueue(ClaimingQueue):
         return [self._open_job(*found[at : at + 4]) for at in range(0, len(found), 4)]
 
     async def stranded(self) -> Mapping[str, int]:
-        """Return the lanes whose jobs nobody lets go, and how many jobs are in each; with a worker there are none for long.
+        """Return the lanes whose jobs nobody lets go, and how many each has; a worker mends them within a minute.
 
-        A lane, as in ``OpenJob``, is one if it has no due time, no job holds it, and none was let go from it. Where
-        more than 100,000 jobs are parked, nothing is looked at.
+        A lane, as in ``OpenJob``, is one of them if it has no due time, no job holds it, and none was let go from it.
+        Where more than 100,000 jobs are parked, nothing is looked at.
 
         Raises:
             BrokerError: Redis cannot be reached.
