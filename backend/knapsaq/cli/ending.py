@@ -72,7 +72,7 @@ def purge(ctx: click.Context, *, name: str, yes: bool, reason: str) -> None:
         note(f"no job waits in queue {name!r}")
         return
     if not yes:
-        click.confirm(f"End {jobs(waiting)} that wait in queue {name!r}?", abort=True, err=True)
+        click.confirm(f"End {jobs(waiting)} waiting in queue {name!r}?", abort=True, err=True)
 
     async def act(client: Client) -> int:
         with _bar(waiting) as bar:

@@ -75,7 +75,7 @@ class Standing:
     def words(self) -> str:
         """What an operator has to know of it beside the numbers."""
         parts = [f"paused since {_utc(self.paused_since)}"] if self.paused_since else []
-        parts += [f"{self.strikes} struck"] if self.strikes else []
+        parts += [f"{self.strikes} strike{'s' if self.strikes > 1 else ''}"] if self.strikes else []
         parts += [] if self.workers else ["no worker"]
         return "; ".join(parts)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from contextlib import suppress
 from typing import Any
 
@@ -11,7 +12,7 @@ import rich_click as click
 from rich.table import Table
 from rich.text import Text
 
-from knapsaq.cli.asking import ask, jobs, json_option, queue_option, queues_of
+from knapsaq.cli.asking import ask, json_option, queue_option, queues_of
 from knapsaq.cli.enqueue import read_pairs
 from knapsaq.cli.loading import App, load
 from knapsaq.cli.reporting import note, output, print_json
@@ -59,7 +60,7 @@ def pause(ctx: click.Context, names: tuple[str, ...]) -> None:
             await queue.pause()
             counts = await queue.counts()
             waiting = counts.queued + counts.parked + counts.scheduled
-            click.echo(f"{queue.name}: paused; {jobs(waiting)} wait, {counts.active} run")
+            click.echo(f"{queue.name}: paused; {waiting:,} waiting, {counts.active:,} running")
 
     ask(load(ctx.obj), act)
 
@@ -174,7 +175,8 @@ def weigh(ctx: click.Context, *, tenant: str | None, weight: float | None, queue
 
 def strike_words(strike: Strike) -> str:
     """Return a strike as the command line takes it."""
-    return f"{strike.task} {_pair(strike)}".strip()
+    pair = _pair(strike)
+    return f"{strike.task} {shlex.quote(pair)}" if pair else strike.task
 
 
 def _list_strikes(app: App, queue: str | None, as_json: bool) -> None:

@@ -18,7 +18,7 @@ local open = call('ZCARD', incomplete)
 local running = call('LLEN', active)
 local scheduled = call('ZCOUNT', incomplete, '(0', '+inf')
 local may_run = call('LLEN', queued)
-if call('EXISTS', base .. 'parked', base .. 'ready', base .. 'ready:tenants') > 0 then
+if call('EXISTS', base .. 'parked', base .. 'ready', base .. 'ready tenants') > 0 then
   -- The pools of tenants are too many to look into, and whatever is nowhere else is in one.
   may_run = math.max(0, open - running - scheduled - parked)
 end

@@ -41,9 +41,9 @@ function listing.q()
   local ready = base .. 'ready'
   add_from(ready, 'q', 'ZRANGE', 'ZCARD')
   add_from(queued, 'q', 'LRANGE', 'LLEN')
-  for _, tenant in ipairs(limit > 0 and call('ZRANGE', ready .. ':tenants', 0, -1) or {}) do
+  for _, tenant in ipairs(limit > 0 and call('ZRANGE', ready .. ' tenants', 0, -1) or {}) do
     if limit <= 0 then return end
-    add_from(ready .. ':tenant:' .. tenant, 'q', 'ZRANGE', 'ZCARD')
+    add_from(ready .. ' tenant ' .. tenant, 'q', 'ZRANGE', 'ZCARD')
   end
 end
 
