@@ -76,9 +76,7 @@ class TestPages:
             assert [job["key"] for page in shown for job in page] == [one.key for one in found]
         await clear(queue)
 
-    async def test_a_page_says_what_there_is_to_say_of_its_place(
-        self, queue: Queue, tasks: dict[str, AnyTask]
-    ) -> None:
+    async def test_a_page_says_what_there_is_to_say_of_its_place(self, queue: Queue, tasks: dict[str, AnyTask]) -> None:
         """The worker, the lane, the due time; and the job as it is stored."""
         await fill(queue, tasks)
         assert {one.worker for one in await queue.open_jobs("active")} == {"w1"}
@@ -133,7 +131,7 @@ class TestStranded:
         await queue.claim(2, worker="w1")
         assert await queue.stranded() == {}
         assert await queue.revoke([holder.key]) == [holder.key]
-        [abort] = [key for key in (await queue.advance("w1", [], 0)).aborts]
+        [abort] = (await queue.advance("w1", [], 0)).aborts
         assert abort == queue.job_id(holder.key)
         await queue.revoke([job.key for job in waiting])
         await clear(queue)

@@ -239,7 +239,7 @@ async def _held_up(queue: Queue) -> list[Finding]:
         text = f"{words!r} is struck in {queue.name!r}; such jobs do not begin"
         held.append(Finding("queues", "warn", text, f"to go on: knapsaq -A MODULE restore {words}"))
     for lane, number in (await queue.stranded()).items():
-        text = f"nobody lets {jobs(number)} of {queue.name!r} go that wait for {lane_words(lane)}"
+        text = f"nobody lets go what waits for {lane_words(lane)} in {queue.name!r}: {jobs(number)}"
         remedy = RESTORE_AGAIN if lane.startswith("s:") else "a worker of the queue mends that within a minute"
         held.append(Finding("queues", "warn", text, remedy))
     return held

@@ -246,7 +246,7 @@ def _moment(moment: datetime | None) -> str:
     seconds = (datetime.now(UTC) - moment).total_seconds()
     away = abs(seconds)
     unit, size = next((unit for unit in UNITS if away >= unit[1]), ("s", 1))
-    number = f"{away / size:.0f} {unit}"
+    number = f"{int(away // size)} {unit}"
     return f"{_utc(moment)} ({f'{number} ago' if seconds >= 0 else f'in {number}'})"
 
 

@@ -17,7 +17,7 @@ from knapsaq.cli.enqueue import read_pairs
 from knapsaq.cli.loading import App, load
 from knapsaq.cli.reporting import note, output, print_json
 from knapsaq.client import Client
-from knapsaq.codec import SECRET
+from knapsaq.codec import SECRET, to_json_types
 from knapsaq.errors import InvalidArgumentsError
 from knapsaq.settings import HIDDEN
 from knapsaq.steering import Strike
@@ -234,15 +234,32 @@ def _argument(task: Task[..., Any, Any] | None, argument: str | None) -> dict[st
         values.insert(0, json.loads(text))
     if task is None:
         return {parameter: values[0]}
+    fitting: list[tuple[bool, Any]] = []
+    wrong: list[InvalidArgumentsError] = []
+    for value in values:
+        try:
+            stored = _stored(task, parameter, value)
+        except InvalidArgumentsError as error:
+            wrong.append(error)
+        else:
+            fitting.append(((stored.__class__, stored) != (value.__class__, value), stored))
+    if not fitting:
+        raise wrong[0]
+    # Of 1.50 for a Decimal the number fits too, but calls store the text: what is stored as it is comes first.
+    return {parameter: min(fitting, key=lambda one: one[0])[1]}
+
+
+def _stored(task: Task[..., Any, Any], parameter: str, value: Any) -> Any:
+    """Return what a job's record has for an argument.
+
+    Raises:
+        InvalidArgumentsError: The task does not take it.
+    """
     signature = task.signature
     # As if providers filled all the others: they may be missing.
     others = frozenset(signature.parameters) - {parameter} if parameter in signature.parameters else frozenset()
-    try:
-        return signature.bind((), {parameter: values[0]}, others | task.injected)
-    except InvalidArgumentsError as error:
-        with suppress(InvalidArgumentsError):
-            return signature.bind((), {parameter: values[-1]}, others | task.injected)
-        raise error from None
+    bound = signature.bind((), {parameter: value}, others | task.injected)
+    return to_json_types(signature.typed(bound, [parameter])[parameter])
 
 
 def _is_meant(strike: Strike, pairs: dict[str, str]) -> bool:
