@@ -158,7 +158,7 @@ class TestWhatHoldsJobsUp:
         ]
 
     def test_jobs_that_nobody_lets_go_are_pointed_out(self, run: Run, act: Act) -> None:
-        """Those whose limit nobody holds, and those of a strike that is gone; not those that wait for a job that runs."""
+        """Those whose limit nobody holds, or whose strike is gone; not those that wait for a job that runs."""
 
         async def strand(client: Client) -> None:
             queue, tasks = client.queue(), client.registry
