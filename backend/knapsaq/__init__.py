@@ -50,6 +50,7 @@ from knapsaq.errors import (
 from knapsaq.job import Job, Update
 from knapsaq.limits import Concurrency, Debounce, Rate, Throttle, Unique
 from knapsaq.lineage import LineageFilter, bound_headers
+from knapsaq.looking import Counts, OpenJob
 from knapsaq.middleware import Middleware
 from knapsaq.outcomes import Discard, Retry, Snooze
 from knapsaq.providers import Provide
@@ -81,6 +82,7 @@ __all__ = [
     "Concurrency",
     "ConfigurationError",
     "Context",
+    "Counts",
     "CronError",
     "DeadJob",
     "Debounce",
@@ -102,6 +104,7 @@ __all__ = [
     "MissingProviderError",
     "NodeFailure",
     "NotConnectedError",
+    "OpenJob",
     "OptionError",
     "PayloadTooLargeError",
     "ProcessDiedError",

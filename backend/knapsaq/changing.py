@@ -77,6 +77,15 @@ class ChangingQueue(ReadingQueue, ExplainingQueue, RevokingQueue, SteeringQueue)
         with broker_errors(self.settings.redacted_broker_url):
             return await self._dead_letters.page(offset, limit)
 
+    async def dead_letter(self, key: str) -> DeadJob | None:
+        """Return the dead letter of that key, or None.
+
+        Raises:
+            BrokerError: Redis cannot be reached.
+        """
+        with broker_errors(self.settings.redacted_broker_url):
+            return await self._dead_letters.find(key)
+
     async def replay(self, *keys: str) -> int:
         """Queue dead jobs again, from their first attempt; returns how many.
 

@@ -69,6 +69,17 @@ class DeadLetters:
             for job_id, score, record, reason in zip(ids, scores, records, reasons, strict=True)
         ]
 
+    async def find(self, key: str) -> DeadJob | None:
+        """Return the dead letter of a key, or None."""
+        own, execute = self._queue.keys, self._queue.line.execute
+        job_id = self._queue.job_id(key).encode()
+        died_ms = await execute("ZSCORE", own.dead, job_id)
+        if died_ms is None:
+            return None
+        record = await execute("HGET", own.dead_records, job_id)
+        reason = await execute("HGET", own.dead_reasons, job_id)
+        return self._letter(job_id, float(died_ms), record or b"", reason or b"")
+
     async def replay(self, keys: tuple[str, ...]) -> int:
         """Queue dead jobs again, from their first attempt, and return how many that were."""
         queue, own = self._queue, self._queue.keys

@@ -11,6 +11,7 @@ Invariants, each a test in ``tests/redis``:
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import inspect
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
@@ -25,22 +26,23 @@ from saq.job import TERMINAL_STATUSES, Status
 from saq.types import QueueInfo, WorkerInfo
 
 from knapsaq.batching import Batcher
-from knapsaq.claims import ClaimingQueue
 from knapsaq.errors import BrokerError, JobMissingError
 from knapsaq.job import Job, Update
+from knapsaq.looking import ALL_PLACES, Counts, LookingQueue
 from knapsaq.redis.connection import broker_errors
 from knapsaq.slots import given_up
 from knapsaq.timing import now_ms
 from knapsaq.waiting import News, shared_pushes
 
 READ_A_CALL = 1000
+COUNTED = tuple(field.name for field in dataclasses.fields(Counts))
 AWAY = (RedisConnectionError, RedisTimeoutError, OSError)
 LOOK_PAUSE = 0.5  # seconds between two attempts to reach Redis
 GOING_ON = frozenset(status.value.encode() for status in Status if status not in TERMINAL_STATUSES)
 NO_END = GOING_ON | {b""}
 
 
-class ReadingQueue(ClaimingQueue):
+class ReadingQueue(LookingQueue):
     """SAQ's queue with claims, and what may be asked of it; ``Queue`` is the whole."""
 
     def __init__(self, redis: Redis, name: str = "default", **options: Any) -> None:
@@ -60,27 +62,31 @@ class ReadingQueue(ClaimingQueue):
         return [self.deserialize(payload) for payload in (await self._read(ids) if ids else ())]
 
     async def count(self, kind: str) -> int:
-        """Return how many jobs there are: ``"queued"``, ``"active"``, ``"incomplete"`` or ``"dead"``.
+        """Return how many jobs there are: a field of ``Counts``, such as ``"queued"`` or ``"dead"``.
 
         Raises:
-            ValueError: It is none of these.
+            ValueError: It is none.
+            BrokerError: Redis cannot be reached.
         """
-        if kind == "dead":
-            return int(await self.line.execute("ZCARD", self.keys.dead))
-        return await super().count(kind)  # type: ignore[arg-type]
+        if kind not in COUNTED:
+            msg = f"unknown kind of jobs {kind!r}; known: {', '.join(COUNTED)}"
+            raise ValueError(msg)
+        return int(getattr(await self.counts(), kind))
 
     async def info(self, jobs: bool = False, offset: int = 0, limit: int = 10) -> QueueInfo:
-        """Return the workers, the counts and, if wanted, a page of jobs: active, then waiting, then delayed ones."""
-        queued, active = await self.count("queued"), await self.count("active")
-        ids = await self._page(offset, limit) if jobs else []
-        found = [self.deserialize(payload) for payload in (await self._read(ids) if ids else ())]
+        """Return the workers, the counts and, if wanted, a page of jobs: active, then waiting, then delayed ones.
+
+        As SAQ has no word for them, those that are parked count as queued.
+        """
+        counts = await self.counts()
+        page = await self.page(ALL_PLACES, offset, limit) if jobs and limit > 0 else []
         return {
             "workers": await self._workers(),
             "name": self.name,
-            "queued": queued,
-            "active": active,
-            "scheduled": await self.count("incomplete") - queued - active,
-            "jobs": [job.to_dict() for job in found if job is not None],
+            "queued": counts.queued + counts.parked,
+            "active": counts.active,
+            "scheduled": counts.scheduled,
+            "jobs": [each.job.to_dict() for each in page if each.job is not None],
         }
 
     async def _workers(self) -> dict[str, WorkerInfo]:
@@ -105,18 +111,6 @@ class ReadingQueue(ClaimingQueue):
                     yield job
             if not int(cursor):
                 return
-
-    async def _page(self, offset: int, limit: int) -> list[bytes]:
-        keys = self.keys
-        page: list[bytes] = []
-        for key in (keys.active, keys.queued):
-            if len(page) < limit:
-                page += await self.line.execute("LRANGE", key, offset, offset + limit - len(page) - 1)
-            offset = max(0, offset - await self.line.execute("LLEN", key))
-        if len(page) < limit:
-            place = ("LIMIT", offset, limit - len(page))
-            page += await self.line.execute("ZRANGEBYSCORE", keys.incomplete, "(0", "+inf", *place)
-        return page
 
     async def listen(
         self,

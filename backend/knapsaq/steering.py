@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from hashlib import blake2b
 from typing import Any
 
@@ -25,6 +26,7 @@ from knapsaq.errors import OptionError
 from knapsaq.redis import scripts
 from knapsaq.redis.connection import broker_errors
 from knapsaq.redis.line import text
+from knapsaq.timing import from_ms
 
 Scalar = str | int | float | bool
 """A value of an argument that a strike can name."""
@@ -91,6 +93,12 @@ class SteeringQueue(ClaimingQueue):
         """Tell whether the queue is paused."""
         with broker_errors(self.settings.redacted_broker_url):
             return bool(await self.line.execute("EXISTS", self.keys.paused))
+
+    async def paused_since(self) -> datetime | None:
+        """Return when the queue was paused; None if it is not."""
+        with broker_errors(self.settings.redacted_broker_url):
+            paused_ms = await self.line.execute("GET", self.keys.paused)
+        return None if paused_ms is None else from_ms(int(paused_ms))
 
     async def strike(self, task: str, /, **argument: Scalar) -> Strike:
         """Let the jobs of a task wait until ``restore``, or those alone whose argument has a value.

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
+from knapsaq import Client, Settings, connect
 from knapsaq.cli import main
+from knapsaq.cli.loading import load
 
 JOBS = """
 import asyncio
@@ -51,7 +55,35 @@ async def nap(seconds: float) -> None:
 async def nightly(batch: int = 1) -> None: ...
 """
 
+LIMITED_JOBS = """
+from decimal import Decimal
+from uuid import UUID
+
+from knapsaq import Registry
+
+registry = Registry()
+task = registry.task
+
+
+@task
+async def add(x: int, y: int = 2) -> int:
+    return x + y
+
+
+@task(concurrency=1)
+async def press(page: int) -> None: ...
+
+
+@task(fair_key="tenant", queue="mail")
+async def send(*, tenant: str, key: UUID | None = None, price: Decimal | None = None, api_key: str = "") -> None: ...
+
+
+@task(name="renamed.task")
+async def take_anything(**options: object) -> None: ...
+"""
+
 Run = Callable[..., Result]
+Act = Callable[[Callable[[Client], Awaitable[Any]]], Any]
 
 
 @pytest.fixture
@@ -70,6 +102,23 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broker_url: str) -> 
     for name in set(sys.modules) - before:
         if str(tmp_path) in str(getattr(sys.modules[name], "__file__", "")):
             del sys.modules[name]
+
+
+@pytest.fixture
+def act(folder: Path, broker_url: str) -> Act:
+    """Do something as the application in ``limited_jobs.py``, connected to a server that was empty at first."""
+    (folder / "limited_jobs.py").write_text(LIMITED_JOBS)
+
+    def act(what: Callable[[Client], Awaitable[Any]]) -> Any:
+        async def done() -> Any:
+            settings = Settings(broker_url=broker_url, queues=("default", "mail"), _env_file=None)
+            async with connect(settings, registry=load("limited_jobs").registry) as client:
+                return await what(client)
+
+        return asyncio.run(done())
+
+    act(lambda client: client.queue().redis.flushall())
+    return act
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.cli.conftest import Run
+from tests.cli.conftest import Act, Run
 
-from knapsaq import Registry, Settings, connect
+from knapsaq import Client, Registry, Settings, connect
 
 WRONG = """
 from knapsaq import INJECTED, Registry
@@ -136,3 +136,47 @@ class TestDoctor:
         code, found = findings(run, "-A", "shop_jobs")
         assert code == 1
         assert [(each["check"], each["state"]) for each in found] == [("settings", "fail")]
+
+
+class TestWhatHoldsJobsUp:
+    def test_a_paused_queue_is_pointed_out(self, run: Run, act: Act) -> None:
+        """With since when, and how it goes on."""
+        run("-A", "limited_jobs", "pause", "mail")
+        code, [held] = self._held(run)
+        assert (code, held["state"]) == (0, "warn")
+        assert held["text"].startswith("'mail' is paused since ")
+        assert held["remedy"].endswith("resume mail")
+
+    def test_each_strike_is_pointed_out(self, run: Run, act: Act) -> None:
+        """As the words that take it back."""
+        run("-A", "limited_jobs", "strike", "add", "--queue", "default")
+        run("-A", "limited_jobs", "strike", "send", "tenant=acme inc", "--queue", "mail")
+        _, held = self._held(run)
+        assert [each["remedy"].partition("MODULE ")[2] for each in held] == [
+            "restore add",
+            "restore send 'tenant=acme inc'",
+        ]
+
+    def test_jobs_that_nobody_lets_go_are_pointed_out(self, run: Run, act: Act) -> None:
+        """Those whose limit nobody holds, or whose strike is gone; not those that wait for a job that runs."""
+
+        async def strand(client: Client) -> None:
+            queue, tasks = client.queue(), client.registry
+            await tasks.get("press").enqueue_many({"page": page} for page in range(3))
+            await tasks.get("add").enqueue(x=1)
+            await queue.strike("add")
+            await queue.claim(4, worker="w1")
+            await queue.line.execute("DEL", queue.keys.strikes)
+
+        act(strand)
+        _, [struck] = self._held(run)
+        assert struck["text"] == "nobody lets go what waits for the end of a strike in 'default': 1 job"
+        assert "restore TASK" in struck["remedy"]
+        act(lambda client: client.queue().line.execute("DEL", client.queue().keys.claims))
+        texts = {each["text"] for each in self._held(run)[1]}
+        assert "nobody lets go what waits for a slot of 'press' in 'default': 2 jobs" in texts
+
+    @staticmethod
+    def _held(run: Run) -> tuple[int, list[dict[str, Any]]]:
+        code, found = findings(run, "-A", "limited_jobs")
+        return code, [each for each in found if each["check"] == "queues"]

@@ -167,6 +167,10 @@ ARGS = {
     "lease_ms": number(least=1000),
     "reason": text("enough"),
     "terminate": one_of(0, 1),  # type: ignore[arg-type]
+    "running": one_of(0, 1),  # type: ignore[arg-type]
+    "places": text("[aqps]+"),
+    "offset": number(),
+    "most": number(least=1000),
     "aborted_payload": RECORD,
     "aborting_payload": RECORD,
     "ttl": number(least=-1),
@@ -216,7 +220,7 @@ SCHEDULE_ARGS = {
 }
 OWN_ARGS = (
     {"worker_info": INFO_ARGS}
-    | dict.fromkeys(("replace", "restore", "tidy"), CONTROL_ARGS)
+    | dict.fromkeys(("replace", "restore", "tidy", "page"), CONTROL_ARGS)
     | dict.fromkeys(("schedules_due", "schedules_fire", "schedules_write", "schedules_move"), SCHEDULE_ARGS)
 )
 
@@ -261,6 +265,12 @@ async def update_job(queue: Queue) -> None:
     job = await queue.enqueue("echo", text="hi")
     assert job is not None
     await job.update(progress=0.5)
+
+
+async def look_at_jobs(queue: Queue) -> None:
+    await enqueue_jobs(queue)
+    assert (await queue.counts()).incomplete == len(await queue.open_jobs()) == 2
+    assert await queue.stranded() == {}
 
 
 async def tell_of_worker(queue: Queue) -> None:
@@ -402,6 +412,9 @@ OPERATIONS: dict[str, Callable[[Queue], Awaitable[Any]]] = {
     "restore": restore_task,
     "tidy": tidy_up,
     "why": explain_job,
+    "counts": look_at_jobs,
+    "page": look_at_jobs,
+    "stranded": look_at_jobs,
     "worker_info": tell_of_worker,
     "schedules_due": fire_schedule,
     "schedules_fire": fire_schedule,

@@ -68,6 +68,16 @@ class TestPause:
     async def _scripts(redis: Any) -> int:
         return int((await redis.info("commandstats"))["cmdstat_evalsha"]["calls"])
 
+    async def test_a_pause_is_told_with_its_moment(self, queue: Queue) -> None:
+        """None where the queue is not paused."""
+        assert await queue.paused_since() is None
+        await queue.pause()
+        since = await queue.paused_since()
+        assert since is not None
+        assert abs(since.timestamp() * 1000 - queue.now_ms()) < 60_000
+        await queue.resume()
+        assert await queue.paused_since() is None
+
 
 class TestStrike:
     async def test_the_jobs_of_a_struck_task_wait_and_the_others_run(self, queue: Queue, registry: Registry) -> None:

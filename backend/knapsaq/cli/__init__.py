@@ -10,10 +10,13 @@ from __future__ import annotations
 import rich_click as click
 
 from knapsaq.cli.doctor import doctor
+from knapsaq.cli.ending import purge, retry
 from knapsaq.cli.enqueue import enqueue
+from knapsaq.cli.looking import inspect, why
 from knapsaq.cli.reporting import DEBUG_VARIABLE, ReportingGroup
 from knapsaq.cli.revoke import revoke
 from knapsaq.cli.schedules import schedules
+from knapsaq.cli.steering import pause, restore, resume, strike, weigh
 from knapsaq.cli.tasks import tasks
 from knapsaq.cli.worker import worker
 
@@ -27,6 +30,11 @@ knapsaq -A app.queue.config tasks
 knapsaq -A app.queue.config enqueue send_email to=a@example.com --wait
 
 knapsaq -A app.queue.config schedules list
+
+knapsaq -A app.queue.config inspect parked
+
+knapsaq -A app.queue.config why bZ5qHx4Zr3c8TtVWmLkzaQ
+
 knapsaq -A app.queue.config revoke bZ5qHx4Zr3c8TtVWmLkzaQ
 
 knapsaq -A app.queue.config doctor
@@ -48,9 +56,10 @@ def main(ctx: click.Context, app: str | None, debug: bool) -> None:  # noqa: ARG
     ctx.obj = app
 
 
-main.add_command(worker)
-main.add_command(tasks)
-main.add_command(enqueue)
-main.add_command(schedules)
-main.add_command(revoke)
-main.add_command(doctor)
+for command in (
+    *(worker, tasks, enqueue, schedules),
+    *(inspect, why, revoke, retry, purge),
+    *(pause, resume, strike, restore, weigh),
+    doctor,
+):
+    main.add_command(command)

@@ -10,13 +10,15 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-import msgspec
 import rich_click as click
 from rich.text import Text
 
 from knapsaq.children import find_again
+from knapsaq.cli.asking import jobs
 from knapsaq.cli.loading import App, load
-from knapsaq.cli.reporting import output
+from knapsaq.cli.looking import lane_words
+from knapsaq.cli.reporting import output, print_json
+from knapsaq.cli.steering import strike_words
 from knapsaq.client import Client, connect
 from knapsaq.definitions import coded
 from knapsaq.errors import BrokerError, KnapsaqError, SettingsError, nearest
@@ -34,6 +36,7 @@ NO_SETTINGS = frozenset({"APP", "DEBUG"})
 """Variables with the prefix that are read elsewhere."""
 
 MOST_SKEW = 1.0  # seconds between the clocks of this machine and the broker's
+RESTORE_AGAIN = "a restore of its task was cut off: knapsaq -A MODULE restore TASK [PARAMETER=VALUE]"
 STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 
 
@@ -65,11 +68,13 @@ knapsaq -A app.queue.config doctor --json
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def doctor(ctx: click.Context, as_json: bool) -> None:
-    """Check settings, application, tasks, broker and workers; the exit code is 1 if something fails."""
+    """Check settings, application, tasks, broker, workers, and what holds jobs up.
+
+    The exit code is 1 if something fails.
+    """
     findings = asyncio.run(examine(ctx.obj))
     if as_json:
-        rows = [dataclasses.asdict(finding) for finding in findings]
-        click.echo(msgspec.json.format(msgspec.json.encode(rows)).decode())
+        print_json([dataclasses.asdict(finding) for finding in findings])
     else:
         _print(findings)
     ctx.exit(int(any(finding.state == "fail" for finding in findings)))
@@ -181,6 +186,8 @@ async def _broker(settings: Settings, registry: Registry | None) -> AsyncIterato
                     yield finding
                 for queue in client.queues.values():
                     yield await _workers(queue)
+                    for finding in await _held_up(queue):
+                        yield finding
                 if registry is not None:
                     for finding in await _left_schedules(client, registry):
                         yield finding
@@ -233,6 +240,23 @@ async def _workers(queue: Queue) -> Finding:
         text = f"nobody takes jobs from {queue.name!r}; {waiting} wait"
         return Finding("workers", "warn", text, f"start one: knapsaq -A MODULE worker --queues {queue.name}")
     return Finding("workers", "ok", f"{workers} on {queue.name!r}; {waiting} jobs wait, {info['active']} run")
+
+
+async def _held_up(queue: Queue) -> list[Finding]:
+    """Return what keeps jobs of a queue from running: a pause, strikes, and limits that nobody looks after."""
+    held: list[Finding] = []
+    if paused_since := await queue.paused_since():
+        text = f"{queue.name!r} is paused since {paused_since:%Y-%m-%d %H:%M:%S} UTC; none of its jobs begins"
+        held.append(Finding("queues", "warn", text, f"to go on: knapsaq -A MODULE resume {queue.name}"))
+    for strike in await queue.strikes():
+        words = strike_words(strike)
+        text = f"{words!r} is struck in {queue.name!r}; such jobs do not begin"
+        held.append(Finding("queues", "warn", text, f"to go on: knapsaq -A MODULE restore {words}"))
+    for lane, number in (await queue.stranded()).items():
+        text = f"nobody lets go what waits for {lane_words(lane)} in {queue.name!r}: {jobs(number)}"
+        remedy = RESTORE_AGAIN if lane.startswith("s:") else "a worker of the queue mends that within a minute"
+        held.append(Finding("queues", "warn", text, remedy))
+    return held
 
 
 async def _left_schedules(client: Client, registry: Registry) -> list[Finding]:

@@ -7,6 +7,7 @@ import os
 import sys
 from typing import Any
 
+import msgspec
 import rich_click as click
 from rich.console import Console
 from rich.text import Text
@@ -36,6 +37,11 @@ def report(error: KnapsaqError) -> None:
 def note(text: str) -> None:
     """Write something beside the result, which stays alone on standard output."""
     Console(stderr=True, highlight=False).print(Text(text, style="dim"), soft_wrap=True)
+
+
+def print_json(value: Any) -> None:
+    """Print a result for programs."""
+    click.echo(msgspec.json.format(msgspec.json.encode(value)).decode())
 
 
 def exit_code(error: KnapsaqError) -> int:

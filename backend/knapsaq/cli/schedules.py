@@ -16,7 +16,7 @@ from rich.text import Text
 
 from knapsaq.cli.enqueue import read_document, read_pairs, read_texts
 from knapsaq.cli.loading import App, load
-from knapsaq.cli.reporting import note, output
+from knapsaq.cli.reporting import note, output, print_json
 from knapsaq.client import connect
 from knapsaq.codec import SECRET
 from knapsaq.editing import Schedules
@@ -86,7 +86,7 @@ def list_(ctx: click.Context, as_json: bool) -> None:
     app = load(ctx.obj)
     found = _ask(app, look)
     if as_json:
-        _print_json([{**_plain(entry), "last_fire": _plain(fires[0]) if fires else None} for entry, fires in found])
+        print_json([{**_plain(entry), "last_fire": _plain(fires[0]) if fires else None} for entry, fires in found])
         return
     if not found:
         note(
@@ -113,7 +113,7 @@ def show(ctx: click.Context, name: str, as_json: bool) -> None:
 
     entry, fires, moments = _ask(load(ctx.obj), look)
     if as_json:
-        _print_json({**_plain(entry), "fires": [_plain(fire) for fire in fires], "next": _plain(moments)})
+        print_json({**_plain(entry), "fires": [_plain(fire) for fire in fires], "next": _plain(moments)})
         return
     table = Table("Field", "Value", show_header=False)
     for field, value in _plain(entry).items():
@@ -138,7 +138,7 @@ def next_(ctx: click.Context, name: str, count: int, as_json: bool) -> None:
 
     entry, moments = _ask(load(ctx.obj), look)
     if as_json:
-        _print_json(_plain(moments))
+        print_json(_plain(moments))
         return
     note(f"{entry.words}{'' if entry.enabled else '; it is paused, so none of these comes'}")
     for moment in moments:
@@ -330,7 +330,3 @@ def _plain(value: Any) -> Any:
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else msgspec.json.encode(value).decode()
-
-
-def _print_json(value: Any) -> None:
-    click.echo(msgspec.json.format(msgspec.json.encode(value)).decode())

@@ -7,14 +7,13 @@ import inspect
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import rich_click as click
 from rich.table import Table
 from rich.text import Text
 
 from knapsaq.batch import Batch
 from knapsaq.cli.loading import load
-from knapsaq.cli.reporting import note, output
+from knapsaq.cli.reporting import note, output, print_json
 from knapsaq.codec import to_json_types
 from knapsaq.limits import Debounce, Throttle, Unique
 from knapsaq.options import TaskOptions
@@ -38,7 +37,7 @@ def tasks(ctx: click.Context, as_json: bool) -> None:
     zone = app.settings.timezone
     found = [described(task, zone) for task in sorted(app.registry.get_all_tasks(), key=lambda task: task.name)]
     if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(found)).decode())
+        print_json(found)
         return
     if not found:
         note(f"importing {app.module!r} defines no task; put @task on a function of a module that it imports")

@@ -1,11 +1,11 @@
--- End jobs on purpose: at once those that wait, through its worker one that runs.
+-- End jobs on purpose: at once those that wait, through its worker one that runs, if such are meant too.
 -- keys: queued active incomplete aborts crashes | job
--- args: reason terminate channel now | aborted_payload ttl aborting_payload
+-- args: reason terminate running channel now | aborted_payload ttl aborting_payload
 -- Returns for each job 'ended' (nothing changed), 'aborted' or 'aborting'.
 local queued, active, incomplete, aborts, crashes = unpack(KEYS, 1, 5)
-local reason, terminate, channel, now = unpack(ARGV, 1, 4)
+local reason, terminate, running, channel, now = unpack(ARGV, 1, 5)
 local OWN_KEYS = 5
-local OWN_ARGS = 4
+local OWN_ARGS = 5
 local KEPT_SECONDS = 3600
 local call = redis.call
 local base = base_of(incomplete)
@@ -44,9 +44,11 @@ for i = 1, #KEYS - OWN_KEYS do
   if not call('ZSCORE', incomplete, job) then
     answers[i] = 'ended'
   elseif call('LPOS', active, job) then
-    answers[i] = 'aborting'
-    told = true
-    tell_worker(job, ARGV[at + 2])
+    answers[i] = running == '1' and 'aborting' or 'ended'
+    if running == '1' then
+      told = true
+      tell_worker(job, ARGV[at + 2])
+    end
   else
     answers[i] = 'aborted'
     finish(job, ARGV[at], tonumber(ARGV[at + 1]))
