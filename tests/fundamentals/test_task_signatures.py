@@ -108,3 +108,23 @@ async def test_options_travel_with_a_signature(client: Client, registry: Registr
     assert again.get_queue().name == "default"
     await client.queue("mail").abort(job, "the test is over")
     await client.queue().abort(again, "the test is over")
+
+
+async def test_apply_async_says_what_goes_first(client: Client, registry: Registry) -> None:
+    """``priority=9``: 0 to 9, higher ones first, of those that wait; without one a job has 0."""
+    order: list[str] = []
+
+    @registry.task
+    async def task(name: str) -> None:
+        order.append(name)
+
+    jobs = [await task.delay(name) for name in ("first", "second")]
+    jobs += [
+        await task.apply_async(args=["urgent"], priority=9),
+        await task.using(priority=5).enqueue("soon"),
+        await task.s("most urgent").set(priority=9).delay(),
+    ]
+    async with running_worker(["default"], concurrency=1, registry=registry):
+        for job in jobs:
+            await job.wait(5)
+    assert order == ["urgent", "most urgent", "soon", "first", "second"]
