@@ -21,7 +21,6 @@ from saq.job import Job as SaqJob
 from saq.types import WorkerInfo
 
 from knapsaq.dead_letters import DeadJob, DeadLetters
-from knapsaq.explaining import ExplainingQueue
 from knapsaq.job import Job
 from knapsaq.reading import ReadingQueue
 from knapsaq.redis import scripts
@@ -32,7 +31,7 @@ from knapsaq.sweeping import Sweeper
 from knapsaq.timing import now_ms
 
 
-class ChangingQueue(ReadingQueue, ExplainingQueue, RevokingQueue, SteeringQueue):
+class ChangingQueue(ReadingQueue, RevokingQueue, SteeringQueue):
     """A queue whose jobs can be changed; ``Queue`` is the whole."""
 
     def __init__(self, redis: Redis, name: str = "default", **options: Any) -> None:

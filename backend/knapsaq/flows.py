@@ -12,6 +12,7 @@ Invariants, each a test in ``tests/redis/test_flows.py``:
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,11 +22,12 @@ import msgspec
 from redis.exceptions import AuthenticationError, RedisError
 
 from knapsaq.codec import copied
-from knapsaq.errors import ResultError
+from knapsaq.errors import ResultError, nearest
 from knapsaq.job import Job
 from knapsaq.nodes import ABORTED, DONE, FAILED, node_key, place_of
 from knapsaq.plan import FAILURES, Shape
 from knapsaq.reading import AWAY, LOOK_PAUSE, ReadingQueue
+from knapsaq.reasons import Reason
 from knapsaq.redis import scripts
 from knapsaq.redis.connection import broker_errors
 from knapsaq.redis.keys import FlowKeys
@@ -44,6 +46,7 @@ GONE = "it was kept for its ttl after its end; keep it longer with .enqueue(ttl=
 STATES: dict[str, NodeState] = {DONE: "complete", FAILED: "failed", ABORTED: "aborted", "c": "cancelled"}
 ABORTED_AT_ONCE = 100
 READ_AT_ONCE = 1000
+SHOWN = 5  # names of nodes in a sentence
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +124,48 @@ class Flow:
             for node, value in sorted(snapshot.results.items())
         }
         return WorkflowStatus(snapshot.state, nodes), results, snapshot.failures()
+
+    async def reasons(self, name: str) -> list[Reason]:
+        """Return why a node does not run; see ``WorkflowJob.why``."""
+        with broker_errors(self._queue.settings.redacted_broker_url):
+            snapshot = await self._snapshot()
+            node = next((number for number in snapshot.tasks if snapshot.name(number) == name), None)
+            if node is None:
+                names = (snapshot.name(number) for number in sorted(snapshot.tasks))
+                raise WorkflowError(self.id, f"it has no node {name!r}: {nearest(name, names)}")
+            state = snapshot.states.get(node)
+            if state is None:
+                return [await self._waits_for(snapshot, node)]
+            queue = self._queue.sibling(snapshot.queues.get(node, self._queue.name))
+            job = await queue.job(node_key(self.id, node)) if state == "q" else None
+        if job is None:
+            return [Reason("ended", f"it has ended: it is {STATES.get(state, 'on its way to its queue')}")]
+        return await queue.reasons(job)
+
+    async def _waits_for(self, snapshot: _Snapshot, node: int) -> Reason:
+        """Return the parents of a node that have not ended; a join stands for what it joins."""
+        total = int(await self._queue.line.execute("HGET", self._keys.flow, "next"))
+        parents: dict[int, list[int]] = {}
+        for first in range(0, total, READ_AT_ONCE):
+            part = range(first, min(first + READ_AT_ONCE, total))
+            edges = await self._queue.line.execute("HMGET", self._keys.flow, *(f"e{number}" for number in part))
+            for number, children in zip(part, edges, strict=True):
+                for child in re.findall(rb"\d+", children or b""):
+                    parents.setdefault(int(child), []).append(number)
+        found: dict[int, None] = {}
+        seen, behind = {node}, parents.get(node, [])
+        while behind:
+            seen.update(behind)
+            found |= {one: None for one in behind if one in snapshot.tasks}
+            behind = [one for join in behind if join not in snapshot.tasks for one in parents.get(join, [])]
+            behind = [one for one in dict.fromkeys(behind) if one not in seen]
+        pending = [one for one in sorted(found) if snapshot.states.get(one) in (None, "q")]
+        if not pending:
+            return Reason("parent", "it runs when the workflow has ended")
+        names = ", ".join(snapshot.name(one) for one in pending[:SHOWN]) + (", ..." if len(pending) > SHOWN else "")
+        verb = "has" if len(pending) == 1 else "have"
+        jobs = tuple(node_key(self.id, one) for one in pending)
+        return Reason("parent", f"{names} before it {verb} not ended", jobs=jobs)
 
     async def revoke(self, reason: str) -> bool:
         """End it; see ``WorkflowJob.revoke``."""

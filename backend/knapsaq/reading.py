@@ -27,6 +27,7 @@ from saq.types import QueueInfo, WorkerInfo
 
 from knapsaq.batching import Batcher
 from knapsaq.errors import BrokerError, JobMissingError
+from knapsaq.explaining import ExplainingQueue
 from knapsaq.job import Job, Update
 from knapsaq.looking import ALL_PLACES, Counts, LookingQueue
 from knapsaq.redis.connection import broker_errors
@@ -42,7 +43,7 @@ GOING_ON = frozenset(status.value.encode() for status in Status if status not in
 NO_END = GOING_ON | {b""}
 
 
-class ReadingQueue(LookingQueue):
+class ReadingQueue(LookingQueue, ExplainingQueue):
     """SAQ's queue with claims, and what may be asked of it; ``Queue`` is the whole."""
 
     def __init__(self, redis: Redis, name: str = "default", **options: Any) -> None:

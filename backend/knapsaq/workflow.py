@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from knapsaq.reasons import Reason
 from knapsaq.workflow_errors import NodeFailure
 
 WorkflowState = Literal["running", "complete", "failed", "aborted"]
@@ -43,6 +44,9 @@ class WorkflowReader(Protocol):
 
     async def read(self) -> tuple[WorkflowStatus, dict[str, Any], list[NodeFailure]]:
         """Return how it stands, what its nodes have returned, and why some have not."""
+
+    async def reasons(self, node: str) -> list[Reason]:
+        """Return why a node does not run."""
 
     async def revoke(self, reason: str) -> bool:
         """End it."""
@@ -109,6 +113,18 @@ class WorkflowJob:
             WorkflowMissingError: It is not in Redis.
         """
         return (await self._reader.read())[2]
+
+    async def why(self, node: str) -> list[Reason]:
+        """Return what a node waits for, the most telling reason first: parents that have not ended, or see ``Job.why``.
+
+        Args:
+            node: Its name, as ``status()`` has it.
+
+        Raises:
+            WorkflowError: It has no such node.
+            WorkflowMissingError: It is not in Redis.
+        """
+        return await self._reader.reasons(node)
 
     async def revoke(self, reason: str = "revoked") -> bool:
         """End it: what waits is cancelled, what is queued is aborted, what runs is interrupted.

@@ -6,10 +6,12 @@ from datetime import timedelta
 from itertools import pairwise
 from typing import Any
 
+import pytest
 from tests.redis.conftest import Gate
 from tests.support import working
 
-from knapsaq import Client, Concurrency, Job, Queue, Rate, Reason, Registry
+from knapsaq import Client, Concurrency, Job, Queue, Rate, Reason, Registry, WorkflowError, chain, chord
+from knapsaq.nodes import node_key
 from knapsaq.outcomes import Released, Succeeded
 from knapsaq.registry import AnyTask
 from knapsaq.testing import ManualClock
@@ -117,6 +119,41 @@ class TestWhy:
         [claim] = await queue.claim(1, worker="w1")
         await queue.settle(claim, Succeeded("a"), worker="w1")
         assert [str(reason) for reason in await job.why()] == ["it has ended: it is not in Redis any more"]
+
+
+class TestNodes:
+    async def test_a_node_is_told_which_parents_have_not_ended(self, queue: Queue, registry: Registry) -> None:
+        """Through the join that stands for a group; and by its own job once it is queued."""
+
+        @registry.task
+        async def part(number: int) -> int:
+            return number
+
+        @registry.task
+        async def total(numbers: list[int]) -> int:
+            return sum(numbers)
+
+        flow = await chord([part.s(1), part.s(2)], total.s()).enqueue()
+        [reason] = await flow.why("total#3")
+        assert (reason.kind, str(reason)) == ("parent", "part#0, part#1 before it have not ended")
+        assert reason.jobs == (node_key(flow.id, 0), node_key(flow.id, 1))
+        assert (await flow.why("part#1"))[0].ahead == 1
+        [claim] = await queue.claim(1, worker="w1")
+        await queue.settle(claim, Succeeded(1), worker="w1")
+        assert str((await flow.why("total#3"))[0]) == "part#1 before it has not ended"
+        assert str((await flow.why("part#0"))[0]) == "it has ended: it is complete"
+        with pytest.raises(WorkflowError, match=r"no node 'totl'.*total#3"):
+            await flow.why("totl")
+        await flow.revoke()
+
+    async def test_what_runs_at_the_end_says_so(self, queue: Queue, registry: Registry) -> None:
+        """It has no parents."""
+        work = registry.task(_work)
+        told = registry.task(_of_account)
+        flow = await chain(work.s()).enqueue(on_success=told.si(1))
+        [name] = [name for name in (await flow.status()).nodes if name.startswith("of_account")]
+        assert [str(reason) for reason in await flow.why(name)] == ["it runs when the workflow has ended"]
+        await flow.revoke()
 
 
 async def _work() -> None: ...

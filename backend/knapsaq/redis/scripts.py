@@ -23,10 +23,12 @@ class Script:
     Args:
         name: Its file's name.
         shared: The names of files in ``lua/shared`` that are put before it, as scripts cannot include each other.
+        in_full: Whether it is sent in full each time: it is never sent twice then, and keeps its place among others.
     """
 
-    def __init__(self, name: str, *shared: str) -> None:
+    def __init__(self, name: str, *shared: str, in_full: bool = False) -> None:
         self.name = name
+        self._in_full = in_full
         folder = files("knapsaq.redis").joinpath("lua")
         parts = [*(folder.joinpath("shared", f"{part}.lua") for part in shared), folder.joinpath(f"{name}.lua")]
         self.source = "\n".join(part.read_text(encoding="utf-8") for part in parts)
@@ -34,6 +36,8 @@ class Script:
 
     async def __call__(self, line: Line, keys: Sequence[str], args: Sequence[Argument]) -> Any:
         """Run the script."""
+        if self._in_full:
+            return await line.execute("EVAL", self.source, len(keys), *keys, *args)
         try:
             return await line.execute("EVALSHA", self.sha, len(keys), *keys, *args)
         except NoScriptError:
@@ -57,7 +61,7 @@ tidy = Script("tidy", *CONTROL)
 counts = Script("counts", "basics")
 page = Script("page", "basics")
 stranded = Script("stranded", "basics")
-update = Script("update")
+update = Script("update", in_full=True)
 replay = Script("replay", *ACCEPT)
 worker_info = Script("worker_info")
 schedules_due = Script("schedules_due", "basics")
