@@ -41,6 +41,6 @@ for i = #running, 1, -1 do
     end
   end
 end
-let_go_due(base, now, 1)
+let_go_due(base, now)
 redis.call('ZREM', leases, worker)
 return rescued
