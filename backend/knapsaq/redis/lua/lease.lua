@@ -15,6 +15,6 @@ local due = redis.call('ZRANGEBYSCORE', incomplete, '(0', string.format('%.3f', 
 local base = base_of(incomplete)
 local waits = #due > 0
 if not waits and redis.call('EXISTS', base .. 'paused') == 0 then
-  waits = redis.call('EXISTS', queued) == 1 or redis.call('ZCOUNT', base .. 'lanes', '-inf', now) > 0
+  waits = redis.call('EXISTS', queued) == 1 or #redis.call('ZRANGEBYSCORE', base .. 'lanes', '-inf', now, 'LIMIT', 0, 1) > 0
 end
 return { redis.call('ZRANGEBYSCORE', leases, '-inf', now, 'LIMIT', 0, 100), waits and 1 or 0 }
