@@ -25,6 +25,7 @@ class Sizes:
         repeats: Times that short measures are repeated within a round.
         few_schedules: Schedules of an idle worker.
         many_schedules: The same, as many as one may have.
+        parked: Jobs that wait for a rate limit beside an idle worker.
     """
 
     jobs: int = 20_000
@@ -36,9 +37,12 @@ class Sizes:
     repeats: int = 3
     few_schedules: int = 100
     many_schedules: int = 10_000
+    parked: int = 100_000
 
 
-QUICK = Sizes(jobs=2_000, seconds=2, backlog=20_000, applied=20, fanned=200, repeats=1, many_schedules=1_000)
+QUICK = Sizes(
+    jobs=2_000, seconds=2, backlog=20_000, applied=20, fanned=200, repeats=1, many_schedules=1_000, parked=2_000
+)
 
 
 @dataclass

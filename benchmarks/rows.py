@@ -132,6 +132,8 @@ ROWS = (
     Row("few_schedules_cpu", "{few_schedules:,} schedules: CPU, %"),
     Row("many_schedules", "{many_schedules:,} schedules: commands/s", bars=(at_most(1),)),
     Row("many_schedules_cpu", "{many_schedules:,} schedules: CPU, %"),
+    Row("parked_commands", "{parked:,} jobs parked: commands/s", bars=(at_most(1),)),
+    Row("parked_cpu", "{parked:,} jobs parked: CPU, %"),
     Row("rate_short", "drain at 1,000 queued, jobs/s", "more"),
     Row("rate_long", "drain at {backlog:,} queued, jobs/s", "more"),
     Row("rate_kept", "{backlog:,} queued against 1,000", "", (at_least(0.95),)),

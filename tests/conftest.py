@@ -8,11 +8,16 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from hypothesis import settings as hypothesis
 
 from knapsaq import Client, Queue, Registry, Settings, connect
 from knapsaq.redis.embedded import EmbeddedBroker
 from knapsaq.redis.keys import FlowKeys
 from knapsaq.testing import ManualClock
+
+# No time limits: how long an example takes depends on what else the machine does.
+hypothesis.register_profile("untimed", deadline=None)
+hypothesis.load_profile("untimed")
 
 # What may outlive a test's jobs: things that end by themselves (they have an expiry) need not be named here.
 ENDLESS_KEYS = re.compile(

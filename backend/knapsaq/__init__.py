@@ -53,11 +53,13 @@ from knapsaq.middleware import Middleware
 from knapsaq.outcomes import Discard, Retry, Snooze
 from knapsaq.providers import Provide
 from knapsaq.queue import Queue
+from knapsaq.reasons import Reason
 from knapsaq.registry import Registry, get_registry, scheduled_task, task
 from knapsaq.schedules import Schedule
 from knapsaq.settings import Settings
 from knapsaq.signature import INJECTED
 from knapsaq.signatures import Sig, Workflow, WorkflowJob, WorkflowStatus, chain, chord, get_workflow, group, signature
+from knapsaq.steering import Strike
 from knapsaq.task import Task
 from knapsaq.worker import Worker
 from knapsaq.workflow_errors import (
@@ -104,6 +106,7 @@ __all__ = [
     "ProviderError",
     "Queue",
     "Rate",
+    "Reason",
     "Registry",
     "RegistryError",
     "ResultError",
@@ -119,6 +122,7 @@ __all__ = [
     "Sig",
     "Snooze",
     "SoftTimeLimitExceeded",
+    "Strike",
     "Task",
     "TaskDefinitionError",
     "TaskProcessError",

@@ -1,7 +1,8 @@
 """Changing: every write to a job that has been accepted.
 
 Where in the flow: between reading and ``Queue``. Jobs are ended, retried and updated here by others than the worker
-that runs them, and the dead ones are looked after. ``queue`` accepts new ones.
+that runs them, and the dead ones are looked after; workers write what they say of themselves. ``queue`` accepts
+new jobs.
 
 Invariants, each a test in ``tests/redis/test_queue.py`` or ``test_revoking.py``:
 
@@ -11,11 +12,13 @@ Invariants, each a test in ``tests/redis/test_queue.py`` or ``test_revoking.py``
 
 from __future__ import annotations
 
+import json
 from typing import Any, cast
 
 from redis.asyncio import Redis
 from saq.job import TERMINAL_STATUSES, Status
 from saq.job import Job as SaqJob
+from saq.types import WorkerInfo
 
 from knapsaq.dead_letters import DeadJob, DeadLetters
 from knapsaq.explaining import ExplainingQueue
@@ -26,6 +29,7 @@ from knapsaq.redis.connection import broker_errors
 from knapsaq.revoking import RevokingQueue
 from knapsaq.steering import SteeringQueue
 from knapsaq.sweeping import Sweeper
+from knapsaq.timing import now_ms
 
 
 class ChangingQueue(ReadingQueue, ExplainingQueue, RevokingQueue, SteeringQueue):
@@ -85,6 +89,19 @@ class ChangingQueue(ReadingQueue, ExplainingQueue, RevokingQueue, SteeringQueue)
         """Forget dead jobs; returns how many."""
         with broker_errors(self.settings.redacted_broker_url):
             return await self._dead_letters.discard(keys)
+
+    async def write_worker_info(self, worker_id: str, info: WorkerInfo, ttl: int) -> None:
+        """Store what a worker says of itself for ``ttl`` seconds."""
+        key = self.namespace(f"worker_info:{worker_id}")
+        await scripts.worker_info(self.line, [self._stats, key], [now_ms(), json.dumps(info), ttl])
+
+    async def forget_worker(self, worker: str) -> None:
+        """Take a worker that has stopped out of what ``info`` shows."""
+        key = self.namespace(f"worker_info:{worker}")
+        async with self.redis.pipeline(transaction=True) as pipe:
+            pipe.zrem(self._stats, key)
+            pipe.delete(key)
+            await pipe.execute()
 
     async def sweep(self, lock: int = 60, abort: float = 5.0) -> list[str]:  # noqa: ARG002 - SAQ's signature
         """Put back or end the jobs of plain SAQ workers that nobody runs any more, and return their ids.

@@ -164,8 +164,9 @@ class Controls:
         if isinstance(key, str):
             value = self._signature.typed(arguments, (key,)).get(key)
         else:
+            values = MappingProxyType(self._signature.typed(arguments))
             try:
-                value = key(MappingProxyType(self._signature.typed(arguments)))
+                value = key(values)
             except Exception as error:
                 expected = f"a key whose function returns {KEY}; it raised {type(error).__name__}"
                 raise OptionError(place, option, given, expected) from error

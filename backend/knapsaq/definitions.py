@@ -16,7 +16,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
@@ -293,6 +293,16 @@ def control_of(task: Task[..., Any, Any], kwargs: Mapping[str, Any]) -> Mapping[
         OptionError: The key of a limit cannot be made of them.
     """
     return task.blueprint.control(NO_OPTIONS, kwargs, unique=False) or {}
+
+
+def kept(task: Task[..., Any, Any], code: Record, edit: Mapping[str, Any]) -> Record:
+    """Return what the code says with what an operator has changed on top; other arguments make other keys."""
+    record = msgspec.structs.replace(code, edit={field: value for field, value in edit.items() if field != CONTROL})
+    if "kwargs" in edit:
+        with suppress(InvalidArgumentsError, OptionError):  # whoever keeps it tells that they do not fit any more
+            control = dict(control_of(task, record.edit["kwargs"]))
+            record.edit.update({CONTROL: control} if code.code and control != code.code.control else {})
+    return record
 
 
 def bound(

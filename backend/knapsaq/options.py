@@ -138,7 +138,9 @@ def preset(place: str, outer: Mapping[str, Any], given: Mapping[str, Any]) -> di
     """
     if given.get("name") is not None:
         raise OptionError(place, "name", given["name"], "nothing, as each task has a name of its own")
-    return merged(outer, check(place, given, CHECKS))
+    checked = check(place, given, CHECKS)
+    refuse_several(place, checked)
+    return merged(outer, checked)
 
 
 def merged(outer: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,6 @@ Invariants, each a test in ``tests/redis``:
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
@@ -26,10 +25,10 @@ from redis.exceptions import RedisError
 from saq.job import Job as SaqJob
 from saq.job import Status
 from saq.queue.base import JobError as SaqJobError
-from saq.types import WorkerInfo
 
 from knapsaq import events
 from knapsaq.batching import Batcher
+from knapsaq.blueprint import NO_OPTIONS
 from knapsaq.calls import each_call
 from knapsaq.changing import ChangingQueue
 from knapsaq.errors import (
@@ -237,7 +236,8 @@ class Queue(ChangingQueue):
             limit = self.settings.task_timeout
             fields["timeout"] = int(limit) if limit.is_integer() else limit  # as SAQ's own, whole seconds
         if fields["ttl"] is None:
-            fields["ttl"] = self.settings.result_ttl
+            ttl, least = self.settings.result_ttl, getattr(job, "keep", 0)
+            fields["ttl"] = least if ttl and ttl < least else ttl
         if "expires" in fields:
             cast("Job[Any]", job).set_expiry(self.now_ms())
         if (source := origin.get()) is not None:
@@ -301,7 +301,8 @@ class Queue(ChangingQueue):
         fields = {key: value for key, value in kwargs.items() if key in FIELDS and key not in own}
         arguments = {key: value for key, value in kwargs.items() if key not in fields}
         arguments.update(fields.pop("kwargs", None) or {})
-        job = task.build_job(CallOptions(), (), arguments)
+        key = fields.get("key")
+        job = task.build_job(CallOptions(key=key) if key else NO_OPTIONS, (), arguments)
         for key, value in fields.items():
             setattr(job, key, value)
         return job
@@ -326,19 +327,6 @@ class Queue(ChangingQueue):
         if len(payload) > limit:
             raise PayloadTooLargeError(f"arguments of task {job.function!r}", len(payload), limit)
         return payload
-
-    async def write_worker_info(self, worker_id: str, info: WorkerInfo, ttl: int) -> None:
-        """Store what a worker says of itself for ``ttl`` seconds."""
-        key = self.namespace(f"worker_info:{worker_id}")
-        await scripts.worker_info(self.line, [self._stats, key], [now_ms(), json.dumps(info), ttl])
-
-    async def forget_worker(self, worker: str) -> None:
-        """Take a worker that has stopped out of what ``info`` shows."""
-        key = self.namespace(f"worker_info:{worker}")
-        async with self.redis.pipeline(transaction=True) as pipe:
-            pipe.zrem(self._stats, key)
-            pipe.delete(key)
-            await pipe.execute()
 
     async def disconnect(self) -> None:
         """Close the connections; one that Redis has closed already is as good."""

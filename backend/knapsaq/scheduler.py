@@ -26,7 +26,7 @@ from typing import Any
 import msgspec
 
 from knapsaq import events
-from knapsaq.definitions import KEEP, UNREADABLE, Change, Held, Reckoning, Record, bound, coded, reckon
+from knapsaq.definitions import KEEP, UNREADABLE, Change, Held, Reckoning, Record, bound, coded, kept, reckon
 from knapsaq.errors import InvalidArgumentsError, PayloadTooLargeError
 from knapsaq.queue import Queue
 from knapsaq.scheduling import Row
@@ -147,7 +147,7 @@ class Scheduler:
         before = _readable(held)
         if before is None or before.code is None or before.task != code.task or not _was_ours(before.module):
             return False
-        record = msgspec.structs.replace(code, edit=before.edit)
+        record = kept(self._tasks[held.name], code, before.edit)
         change = Change(held.name, held.version, record, _next_due(record, before, held, now_ms))
         if not await self._store.move(source, target, change):
             return False
@@ -162,7 +162,7 @@ class Scheduler:
                 continue  # its moments cannot be reckoned here, as where the zones are older; others can
             # One that was added at run time, and is in the code now, is the code's.
             edit = before.edit if before is not None and before.code is not None else {}
-            record = msgspec.structs.replace(code, edit=edit)
+            record = kept(self._tasks[name], code, edit)
             self._check(name, record)
             if self._is_too_large(name, record):
                 continue

@@ -26,7 +26,7 @@ from knapsaq.control import refuse_unknown
 from knapsaq.errors import InvalidArgumentsError, NotConnectedError, OptionError, TaskDefinitionError
 from knapsaq.home import Home, Sender
 from knapsaq.job import Job
-from knapsaq.limits import refuse_moment
+from knapsaq.limits import WAYS, refuse_moment
 from knapsaq.options import CallKeywords, CallOptions, TaskOptions
 from knapsaq.schedules import Schedule
 from knapsaq.signature import INJECTED, Signature
@@ -324,7 +324,7 @@ class Task(Generic[P, R, C]):
         options = base.merged(place, given)
         if options.controlled:
             refuse_unknown(place, options, self._declared)
-        elif self.options.debounce:
+        if self.options.debounce and all(getattr(options, way) is None for way in WAYS):
             refuse_moment(place, {"delay": options.delay, "eta": options.eta})
         return options
 

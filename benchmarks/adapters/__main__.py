@@ -59,6 +59,12 @@ async def fill(system: Producer, first: str, last: str) -> None:
     await way(system, range(int(first), int(last)))
 
 
+async def park(system: Any, first: str, last: str) -> None:
+    """Queue jobs of which one an hour may run."""
+    for chunk in chunks(range(int(first), int(last)), CHUNK):
+        await system.park(chunk)
+
+
 async def send(system: Producer, way: str, jobs: str) -> float:
     """Queue jobs in one way and return the seconds that it takes."""
     await WAYS[way](system, range(WARM_UP))
@@ -124,6 +130,7 @@ async def timed(call: Awaitable[object]) -> float:
 
 VERBS: dict[str, Callable[..., Coroutine[Any, Any, Any]]] = {
     "fill": fill,
+    "park": park,
     "send": send,
     "pace": pace,
     "apply": apply,

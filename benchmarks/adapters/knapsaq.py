@@ -34,6 +34,13 @@ async def join(numbers: list[int]) -> int:
     return await step.function(max(numbers) + 1)
 
 
+@registry.task(queue="bench", rate_limit="1/h")
+async def limited(number: int) -> int:
+    """Do nothing, once an hour."""
+    ran(number)
+    return number
+
+
 class Producer:
     """Sends by the task; waits by the job that this gives."""
 
@@ -47,6 +54,10 @@ class Producer:
     async def enqueue_many(self, numbers: Sequence[int]) -> list[Any]:
         """Queue many no-ops in one call."""
         return await noop.enqueue_many([{"number": number} for number in numbers])
+
+    async def park(self, numbers: Sequence[int]) -> None:
+        """Queue jobs of which one an hour may run."""
+        await limited.enqueue_many([{"number": number} for number in numbers])
 
     async def result(self, job: Any) -> Any:
         """Wait for a result."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from benchmarks.bench import Bench
 from benchmarks.measures.backlog import backlog
 from benchmarks.measures.drains import drain, drain_of_10, drain_of_100, drain_of_two, drain_on_disk
-from benchmarks.measures.resting import idle, scheduled, start
+from benchmarks.measures.resting import idle, parked, scheduled, start
 from benchmarks.measures.sending import enqueue
 from benchmarks.measures.waiting import apply, fan, flow, latency
 from benchmarks.systems import System
@@ -25,6 +25,7 @@ MEASURES: dict[str, Callable[[Bench, System], dict[str, float]]] = {
     "flow": flow,
     "idle": idle,
     "schedules": scheduled,
+    "parked": parked,
     "backlog": backlog,
     "start": start,
 }

@@ -1,4 +1,4 @@
-"""Resting: what a worker with nothing to do costs, schedules or not, and how soon a new one runs its first job."""
+"""Resting: what a worker with nothing to do costs, whatever waits, and how soon a new one runs its first job."""
 
 from __future__ import annotations
 
@@ -46,6 +46,21 @@ def scheduled(bench: Bench, system: System) -> dict[str, float]:
         figures[f"{key}_schedules"] = monitor.top.total() / seconds
         figures[f"{key}_schedules_cpu"] = 100 * cpu / seconds
     return figures
+
+
+def parked(bench: Bench, system: System) -> dict[str, float]:
+    """Watch a worker beside many jobs that wait for a rate limit; the first of them has run."""
+    ledger, seconds = bench.ledger(2), bench.sizes.seconds
+    with ready_worker(bench, system, ledger) as worker:
+        bench.launcher.call(system, "park", 1, bench.sizes.parked + 2)
+        worker.wait("all are parked", lambda: bench.server.left((("LLEN", "saq:bench:queued"),)) == 0, bench.limit)
+        time.sleep(SETTLE)
+        cpu = worker.cpu()
+        with Monitor(bench.server) as monitor:
+            time.sleep(seconds)
+        cpu = worker.cpu() - cpu
+    bench.count(system, "parked", ledger, 2)
+    return {"parked_commands": monitor.top.total() / seconds, "parked_cpu": 100 * cpu / seconds}
 
 
 def start(bench: Bench, system: System) -> dict[str, float]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from knapsaq import Client, Queue, Registry, Schedules, Settings, connect
+from knapsaq import Client, Concurrency, Queue, Registry, Schedules, Settings, connect
 from knapsaq.definitions import KEEP, Change, Record
 from knapsaq.errors import (
     InvalidArgumentsError,
@@ -248,6 +248,33 @@ class TestChanging:
         assert await Scheduler(queue, [report]).run_once() == 1
         [claim] = await queue.claim(1, worker="w")
         assert claim.job.kwargs == entry.kwargs
+
+    async def test_other_arguments_have_other_keys(self, queue: Queue, registry: Registry, clock: ManualClock) -> None:
+        """Limits and tenant go by the arguments that count, also of a run by hand, and are no edit of their own."""
+
+        @registry.scheduled_task(every=60, kwargs={"shop": 1}, fair_key="shop", concurrency=Concurrency(1, key="shop"))
+        async def restock(shop: int) -> None: ...
+
+        scheduler, schedules = Scheduler(queue, [restock]), registry.schedules
+        await scheduler.run_once()
+        entry = await schedules.set("restock", kwargs={"shop": 2})
+        assert (entry.edited, entry.differs) == (("kwargs",), False)
+        clock.advance(60)
+        assert await scheduler.run_once() == 1
+        [claim] = await queue.claim(1, worker="w")
+        assert claim.job.control == {"fair": "2", "slots": [["restock/shop=2", 1]]}
+        assert (await schedules.run("restock", shop=3)).control == {"fair": "3", "slots": [["restock/shop=3", 1]]}
+        newer = Registry()
+        newer.scheduled_task(every=60, kwargs={"shop": 1}, fair_key="shop", priority=5)(restock.function)
+        await Scheduler(queue, newer.get_all_tasks()).run_once()
+        assert (await schedules.get("restock")).edited == ("kwargs",)
+        [stored] = await queue.redis.hvals(queue.keys.schedules)
+        assert Record.decode(stored).job("k").control == {"priority": 5, "fair": "2"}
+        await Scheduler(queue, [restock]).run_once()
+        await schedules.reset("restock")
+        assert (await schedules.run("restock")).control["fair"] == "1"
+        await schedules.add("by.hand", restock, every=60, kwargs={"shop": 4})
+        assert (await schedules.run("by.hand")).control["fair"] == "4"
 
     async def test_what_is_set_to_what_the_code_says_is_no_change(self, schedules: Schedules) -> None:
         """It would else outlive the next version of the code."""

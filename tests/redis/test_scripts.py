@@ -15,7 +15,7 @@ import pytest
 from saq.job import Status
 from tests.support import ended, working
 
-from knapsaq import Job, Queue, Registry, WorkflowJob, group
+from knapsaq import Job, Queue, Registry, Unique, WorkflowJob, group
 from knapsaq.definitions import KEEP, Change, Record
 from knapsaq.flows import inputs
 from knapsaq.liveness import LeaseKeeper
@@ -25,6 +25,7 @@ from knapsaq.redis import scripts
 from knapsaq.redis.scripts import Script
 from knapsaq.registry import AnyTask
 from knapsaq.scheduler import Scheduler
+from knapsaq.steering import Tidier
 from knapsaq.upkeep import Rescuer
 
 SOURCES = {
@@ -178,6 +179,13 @@ ARGS = {
 }
 
 INFO_ARGS = {"payload": text(r"\{.*\}")}
+CONTROL_ARGS = {
+    "what": text(r"echo/[\w-]{22}"),
+    "id": text("[0-9a-f]{16}"),
+    "limit": number(least=1),
+    "cursor": number(),
+    "count": number(least=1),
+}
 SCHEDULE_ARGS = {
     "limit": number(least=1),
     "pushes": text("saq:default:schedules:wake"),
@@ -192,8 +200,10 @@ SCHEDULE_ARGS = {
     "note": text("(missed: .+)?"),
     "payload": text(r"(\{.+\})?"),
 }
-OWN_ARGS = {"worker_info": INFO_ARGS} | dict.fromkeys(
-    ("schedules_due", "schedules_fire", "schedules_write", "schedules_move"), SCHEDULE_ARGS
+OWN_ARGS = (
+    {"worker_info": INFO_ARGS}
+    | dict.fromkeys(("replace", "restore", "tidy"), CONTROL_ARGS)
+    | dict.fromkeys(("schedules_due", "schedules_fire", "schedules_write", "schedules_move"), SCHEDULE_ARGS)
 )
 
 
@@ -250,6 +260,30 @@ async def replay_job(queue: Queue) -> None:
     [claim] = await queue.claim(1, worker="w1")
     assert await queue.settle(claim, Dead("enough"), worker="w1")
     assert await queue.replay(job.key) == 1
+
+
+async def replace_job(queue: Queue) -> None:
+    task = queue.registry.get("echo") if queue.registry else None
+    assert task is not None
+    newest = task.using(unique=Unique(by=(), clash="replace"))
+    first, second = await newest.enqueue(text="a"), await newest.enqueue(text="b")
+    assert first.key == second.key
+    await second.abort("enough")
+
+
+async def restore_task(queue: Queue) -> None:
+    await queue.strike("echo")
+    assert await queue.restore("echo")
+
+
+async def tidy_up(queue: Queue) -> None:
+    assert await Tidier(queue).run_once() == 0
+
+
+async def explain_job(queue: Queue) -> None:
+    job = await queue.enqueue("echo", text="hi")
+    assert job is not None
+    assert [reason.kind for reason in await job.why()] == ["queued", "no worker"]
 
 
 async def fire_schedule(queue: Queue) -> None:
@@ -330,6 +364,10 @@ OPERATIONS: dict[str, Callable[[Queue], Awaitable[Any]]] = {
     "retry": retry_job,
     "update": update_job,
     "replay": replay_job,
+    "replace": replace_job,
+    "restore": restore_task,
+    "tidy": tidy_up,
+    "why": explain_job,
     "worker_info": tell_of_worker,
     "schedules_due": fire_schedule,
     "schedules_fire": fire_schedule,

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any, assert_type
+from typing import Annotated, Any, assert_type
 
 import saq.types
 
 from knapsaq import (
     INJECTED,
     Client,
+    Concurrency,
     Context,
+    Debounce,
     Job,
     Queue,
+    Rate,
     Registry,
     Schedule,
     ScheduleEntry,
     ScheduleFire,
     Sig,
     Snooze,
+    Throttle,
+    Unique,
     Update,
     Workflow,
     WorkflowJob,
@@ -87,6 +92,21 @@ def in_a_process(ctx: Context, *, x: int) -> int | Snooze:
 
 @task(name="mail.send", queue="mail", retries=3, retry_on=(OSError,), timeout=timedelta(minutes=1), run="async")
 async def with_options(ctx: Context, *, to: str) -> None: ...
+
+
+@task(
+    priority=5,
+    rate_limit=["10/m", Rate("1/s", key="user_id", burst=1)],
+    concurrency=Concurrency(1, key=lambda arguments: arguments["user_id"]),
+    unique=Unique(by=["user_id"], until=timedelta(hours=1), clash="raise"),
+    fair_key=lambda arguments: arguments["user_id"] % 10,
+)
+async def limited(user_id: Annotated[int, Rate("100/h"), Concurrency(2)]) -> int:
+    return user_id
+
+
+@task(rate_limit="10/m", concurrency=3, debounce=Debounce(5, by="x"), throttle=False, unique=False, fair_key="x")
+async def limited_in_short(x: int) -> None: ...
 
 
 notification = task.preset(queue="mail", retries=3)
@@ -170,6 +190,12 @@ async def waiting() -> None:
 async def using() -> None:
     bound = plain.using(delay=60, key="k", headers={"trace": "1"}).using(eta=datetime.now(UTC))
     assert_type(await bound.enqueue(1, y=2), Job[int])
+    assert_type(await limited.using(priority=9, rate_limit="1/s", concurrency=[1, 2]).enqueue(1), Job[int])
+    assert_type(await limited.using(throttle=Throttle(60)).using(debounce=timedelta(1)).enqueue(1), Job[int])
+    assert_type(await limited.using(unique=True, fair_key="user_id").enqueue(user_id=1), Job[int])
+    assert_type(await limited.apply_async([1], priority=9), Job[int])
+    assert_type((await limited_in_short.enqueue(1)).control, Mapping[str, Any])
+    assert_type(limited.control_of(limited.using().options, {"user_id": 1}), dict[str, Any] | None)
     assert_type(await with_context.using(queue="mail").enqueue(to="a"), Job[dict[str, int]])
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import saq.types
 
-from knapsaq import INJECTED, Context, Registry, Workflow, chain, scheduled_task, task
+from knapsaq import INJECTED, Concurrency, Context, Rate, Registry, Unique, Workflow, chain, scheduled_task, task
 
 registry = Registry()
 
@@ -93,4 +93,15 @@ def definitions() -> None:
     scheduled_task(cron="0 2 * * *", retires=3)  # type: ignore[call-arg]
     add.using(prio=3)  # type: ignore[call-arg]
     add.using(delay="soon")  # type: ignore[arg-type]
+    task(rate_limit=10)  # type: ignore[call-overload]
+    task(concurrency="3")  # type: ignore[arg-type]
+    task(priority="high")  # type: ignore[call-overload]
+    add.using(unique="end")  # type: ignore[arg-type]
+    add.using(fair_key=5)  # type: ignore[arg-type]
+    add.using(throttle="5 s")  # type: ignore[arg-type]
+    Rate(10)  # type: ignore[arg-type]
+    Rate("10/m", key=lambda: 5)  # type: ignore[arg-type, misc]
+    Concurrency("3")  # type: ignore[arg-type]
+    Unique(clash="ignore")  # type: ignore[arg-type]
+    Unique(until="never")  # type: ignore[arg-type]
     add.no_such_method()  # type: ignore[attr-defined]

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from knapsaq import Registry
+from knapsaq import Concurrency, Registry
 from knapsaq.definitions import LATE_MS, MOST_AT_ONCE, UNREADABLE, Definition, Record, bound, coded, reckon
-from knapsaq.errors import InvalidArgumentsError
+from knapsaq.errors import InvalidArgumentsError, OptionError
 from knapsaq.schedules import Misfire
 
 NOON = int(datetime(2026, 11, 20, 12, tzinfo=UTC).timestamp() * 1000)
@@ -160,6 +160,35 @@ class TestRecord:
 
         job = coded(report, report.schedules[0], "UTC").job("k")
         assert (job.retries, job.retry_delay, job.retry_backoff, job.timeout) == (4, 5, 90, None)
+
+    def test_its_jobs_have_priority_limits_and_tenant_of_its_arguments(self, registry: Registry) -> None:
+        """They are not unique, as ``overlap`` says what becomes of a second one; no two share what they carry."""
+
+        @registry.scheduled_task(
+            every=60,
+            kwargs={"shop": 7},
+            priority=5,
+            concurrency=Concurrency(1, key="shop"),
+            fair_key="shop",
+            unique=True,
+        )
+        async def report(shop: int) -> None: ...
+
+        record = Record.decode(coded(report, report.schedules[0], "UTC").encode())
+        first, second = record.job("k"), record.job("l")
+        assert first.control == {"priority": 5, "fair": "7", "slots": [["report/shop=7", 1]]}
+        assert first.control == second.control
+        assert first.control is not second.control
+        assert record.job("m", {"shop": 8}, {"priority": 1}).control == {"priority": 1}
+
+    def test_a_key_that_its_arguments_do_not_make_is_told_with_the_schedule(self, registry: Registry) -> None:
+        """When a worker starts, and by ``doctor``."""
+
+        @registry.scheduled_task(every=60, schedule="often", fair_key=lambda arguments: arguments["shops"])
+        async def report(shop: int = 1) -> None: ...
+
+        with pytest.raises(OptionError, match=r"schedule 'often', defined at .*: option 'fair_key' .* raised KeyError"):
+            coded(report, report.schedules[0], "UTC")
 
     def test_too_few_arguments_are_told(self, registry: Registry) -> None:
         """When the providers are known, as for a worker."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from knapsaq import Middleware, Registry
+from knapsaq import Concurrency, Debounce, Middleware, Rate, Registry, Throttle, Unique
 from knapsaq.errors import OptionError
 from knapsaq.options import CALL_CHECKS, CHECKS, CallKeywords, CallOptions, TaskKeywords, TaskOptions
 
@@ -21,6 +21,47 @@ RETRIES_ILLEGAL = [-1, 10_001, 1.0, True, "3"]
 EXPIRES_LEGAL = [(0.5, 0.5), (timedelta(minutes=2), 120.0), (NOW, NOW)]
 EXPIRES_ILLEGAL = [0, timedelta(0), NOW.replace(tzinfo=None), NOW.date(), *SECONDS_ILLEGAL]
 TTL_ILLEGAL = [-2, 1.5, False, "1", timedelta(1)]
+
+LIMITS_LEGAL: dict[str, list[tuple[Any, Any]]] = {
+    "priority": [(0, 0), (9, 9)],
+    "rate_limit": [
+        ("10/m", (Rate("10/m"),)),
+        (Rate("10/m", key="a", burst=5), (Rate("10/m", key="a", burst=5),)),
+        (["1/s", Rate("100/h")], (Rate("1/s"), Rate("100/h"))),
+        ([], ()),
+    ],
+    "concurrency": [
+        (3, (Concurrency(3),)),
+        (Concurrency(1, key="a"), (Concurrency(1, key="a"),)),
+        ((3, Concurrency(1)), (Concurrency(3), Concurrency(1))),
+    ],
+    "unique": [(True, Unique()), (False, False), (Unique(by="a"), Unique(by=("a",)))],
+    "debounce": [(5, Debounce(5)), (timedelta(minutes=1), Debounce(60)), (Debounce(5, by=["a"]),) * 2, (False, False)],
+    "throttle": [(0.5, Throttle(0.5)), (Throttle(timedelta(seconds=5)), Throttle(5)), (False, False)],
+    "fair_key": [("tenant", "tenant"), (len, len)],
+}
+LIMITS_ILLEGAL: dict[str, list[Any]] = {
+    "priority": [-1, 10, 1.0, True, "high"],
+    "rate_limit": [
+        "10",
+        "10/min",
+        "0/s",
+        "1000001/s",
+        "10 / m",
+        "10/0m",
+        "1/4000d",
+        "\u0661/s",
+        10,
+        Concurrency(1),
+        ["1/s", 5],
+        {},
+    ],
+    "concurrency": [0, -1, 1_000_001, 1.5, True, "3", Rate("1/s"), [1, 0]],
+    "unique": [1, "end", Unique, Debounce(5), ["a"]],
+    "debounce": [0, True, Unique(), Throttle(5), *SECONDS_ILLEGAL],
+    "throttle": [0, True, Unique(), Debounce(5), *SECONDS_ILLEGAL],
+    "fair_key": ["", 5, ["tenant"], str],
+}
 
 LEGAL: dict[str, list[tuple[Any, Any]]] = {
     "name": [("a", "a"), ("mail.send:v2/{eu}-1", "mail.send:v2/{eu}-1"), ("a" * 200, "a" * 200)],
@@ -38,6 +79,7 @@ LEGAL: dict[str, list[tuple[Any, Any]]] = {
     "run": [("async", "async"), ("thread", "thread"), ("process", "process")],
     "middleware": [(QUIET, (QUIET,)), ([QUIET, QUIET], (QUIET, QUIET)), ((), ())],
     "dependencies": [({"db": print}, {"db": print})],
+    **LIMITS_LEGAL,
 }
 ILLEGAL: dict[str, list[Any]] = {
     "name": NAMES_ILLEGAL,
@@ -55,6 +97,7 @@ ILLEGAL: dict[str, list[Any]] = {
     "run": ["fork", "", True, []],
     "middleware": [5, print, Middleware, [QUIET, "text"]],
     "dependencies": [5, ["db"], {1: print}, {"no name": print}],
+    **LIMITS_ILLEGAL,
 }
 CALL_LEGAL: dict[str, list[tuple[Any, Any]]] = {
     "queue": [("mail", "mail")],
@@ -66,6 +109,7 @@ CALL_LEGAL: dict[str, list[tuple[Any, Any]]] = {
     "ttl": [(-1, -1)],
     "expires": EXPIRES_LEGAL,
     "headers": [({"trace": "1"}, {"trace": "1"}), ({}, {})],
+    **LIMITS_LEGAL,
 }
 CALL_ILLEGAL: dict[str, list[Any]] = {
     "queue": NAMES_ILLEGAL,
@@ -77,6 +121,7 @@ CALL_ILLEGAL: dict[str, list[Any]] = {
     "ttl": TTL_ILLEGAL,
     "expires": EXPIRES_ILLEGAL,
     "headers": ["ab", ["ab"], 5, {"n": 1}, {1: "n"}],
+    **LIMITS_ILLEGAL,
 }
 
 
@@ -86,10 +131,10 @@ def pairs(table: dict[str, list[Any]]) -> list[Any]:
 
 def test_every_option_has_a_check_and_every_check_an_option() -> None:
     """No option can be stored unchecked, and none is checked that nothing reads."""
-    derived = {"names_queue"}
+    derived = {"names_queue", "controlled"}
     fields = {field.name for field in dataclasses.fields(TaskOptions)}
     assert fields - derived == CHECKS.keys() == LEGAL.keys() == ILLEGAL.keys()
-    assert {field.name for field in dataclasses.fields(CallOptions)} == CALL_CHECKS.keys()
+    assert {field.name for field in dataclasses.fields(CallOptions)} - derived == CALL_CHECKS.keys()
     assert CALL_CHECKS.keys() == CALL_LEGAL.keys() == CALL_ILLEGAL.keys()
 
 
@@ -141,6 +186,14 @@ class TestOptionsOfATask:
         TaskOptions.build("here", {"timeout": 0, "soft_timeout": soft})
         TaskOptions.build("here", {"timeout": 121, "soft_timeout": soft})
 
+    def test_a_job_is_one_with_others_in_one_way_alone(self) -> None:
+        """Two answers to one question are refused; one that is switched off is none."""
+        with pytest.raises(OptionError, match=r"option 'debounce' .* expected nothing beside unique"):
+            TaskOptions.build("here", {"unique": True, "debounce": 5})
+        with pytest.raises(OptionError, match=r"option 'throttle' .* expected nothing beside debounce"):
+            TaskOptions.build("here", {"throttle": 5, "debounce": 5})
+        assert TaskOptions.build("here", {"unique": False, "debounce": 5}).debounce == Debounce(5)
+
     def test_options_do_not_change_with_the_dictionary_they_were_given_in(self) -> None:
         """Options are frozen, providers included."""
         providers = {"db": print}
@@ -177,6 +230,26 @@ class TestOptionsOfACall:
         with pytest.raises(OptionError, match="a moment after eta"):
             CallOptions().merged("here", {"expires": NOW}).merged("there", {"eta": NOW})
         CallOptions().merged("here", {"expires": NOW + timedelta(1), "eta": NOW})
+
+    def test_a_debounced_job_has_no_moment_of_its_own(self) -> None:
+        """The newest call says when it runs, also where the options come in two steps."""
+        with pytest.raises(OptionError, match=r"option 'delay' is 5\.0; expected nothing beside debounce"):
+            CallOptions().merged("here", {"debounce": 5, "delay": 5})
+        with pytest.raises(OptionError, match="option 'eta'"):
+            CallOptions().merged("here", {"debounce": 5}).merged("there", {"eta": NOW})
+
+    def test_of_the_ways_to_be_one_the_last_counts(self) -> None:
+        """As with every other option that is named again."""
+        first = CallOptions().merged("here", {"unique": True})
+        second = first.merged("there", {"debounce": 5})
+        assert (second.unique, second.debounce) == (None, Debounce(5))
+        with pytest.raises(OptionError, match="beside unique"):
+            CallOptions().merged("here", {"unique": True, "throttle": 5})
+
+    def test_a_call_that_says_nothing_of_limits_is_not_looked_at_for_them(self) -> None:
+        """It costs nothing; also after a step that says no more."""
+        assert not CallOptions().merged("here", {"delay": 5, "priority": None}).controlled
+        assert CallOptions().merged("here", {"priority": 0}).merged("there", {"delay": 5}).controlled
 
     def test_later_options_lie_on_top_of_earlier_ones(self) -> None:
         """``.using(...)`` can be chained; what is not named again stays, and the first is not changed."""

@@ -30,20 +30,20 @@ local taken, payloads, scores = {}, {}, {}
 for i, job in ipairs(jobs) do
   local at = OWN_ARGS + 3 * i - 2
   local payload, score, once = ARGV[at], ARGV[at + 1], ARGV[at + 2]
+  local unique = string.find(payload, CONTROL_MARK, 1, true) and (control_in(payload) or {}).unique
+  local holder = unique and (stands[unique[1]] or standing(base, unique))
+  if holder then
+    answers[i] = holder
   -- A job without a record cannot run; its key is free.
-  if seen[job] or (open[i] and call('EXISTS', job) == 1) or (some_marked and call('EXISTS', marks[i]) == 1) then
+  elseif seen[job] or (open[i] and call('EXISTS', job) == 1) or (some_marked and call('EXISTS', marks[i]) == 1) then
     answers[i] = 0
   else
-    local unique = string.find(payload, CONTROL_MARK, 1, true) and (control_in(payload) or {}).unique
-    local holder = unique and (stands[unique[1]] or standing(base, unique))
-    answers[i] = holder or 1
-    if not holder then
-      seen[job] = true
-      if once == '1' then call('SET', marks[i], 1, 'EX', MARKED_SECONDS) end
-      if unique then stands[unique[1]] = job end
-      taken[#taken + 1], payloads[#payloads + 1] = job, payload
-      scores[#scores + 1] = due_second(score, now)
-    end
+    answers[i] = 1
+    seen[job] = true
+    if once == '1' then call('SET', marks[i], 1, 'EX', MARKED_SECONDS) end
+    if unique then stands[unique[1]] = job end
+    taken[#taken + 1], payloads[#payloads + 1] = job, payload
+    scores[#scores + 1] = due_second(score, now)
   end
 end
 accept(base, taken, payloads, scores, now)
