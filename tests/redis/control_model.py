@@ -10,6 +10,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -171,14 +172,15 @@ def in_one_place(shown: Shown) -> None:
 def let_go_by_somebody(shown: Shown) -> None:
     """Of each lane in which a job waits it is known who lets it go: the time, a job on its way, or one that runs."""
     on_their_way = Counter(lane[1:] for lane in shown.parked.values() if lane.startswith(">"))
-    assert set(shown.lanes) <= set(shown.pools), "nothing waits in it"
+    assert {lane: 1 for lane, due in shown.lanes.items() if due == inf} == on_their_way
+    assert {lane for lane, due in shown.lanes.items() if due < inf} <= set(shown.pools), "nothing waits in it"
     for lane in shown.pools:
         kind, _, name = lane.partition(":")
         if kind == "s":
             assert name in shown.strikes
         else:
             held = kind == "c" and shown.values.get(f"slots:{name}")
-            assert lane in shown.lanes or on_their_way[lane] or held, f"nobody lets go of lane {lane}"
+            assert on_their_way[lane] or held or shown.lanes.get(lane, inf) < inf, f"nobody lets go of lane {lane}"
 
 
 def within_limits(shown: Shown, ledger: Ledger) -> None:

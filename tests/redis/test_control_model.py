@@ -274,6 +274,7 @@ class ControlMachine(RuleBasedStateMachine):
 
     def advance(self, worker: str, settlements: list[Settlement], want: int) -> Advance:
         """Make a call, and look at what it gave."""
+        self.fine = False
         aborts = self.aborting
         step = self.run(self.queue.advance(worker, settlements, want))
         self.wait = step.wait
@@ -290,6 +291,7 @@ class ControlMachine(RuleBasedStateMachine):
             if not over:
                 self.ledger.in_order(key, self.shown.waiting - self.vanished - self.expiring)
             claim.job.attempts += 1
+        self.fine = True
         return step
 
     def look(self) -> None:

@@ -186,7 +186,7 @@ if count > 0 then
   end
   -- To the front, in the order in which they came.
   for i = #released, 1, -1 do
-    call('LPUSH', queued, released[i])
+    if steered then put_back(base, released[i]) else call('LPUSH', queued, released[i]) end
   end
   if #unclaimed > 0 then call('HDEL', claims, unpack(unclaimed)) end
   if #ended > 0 then call('ZREM', incomplete, unpack(ended)) end
@@ -218,23 +218,11 @@ local paused = steered and call('EXISTS', base .. 'paused') or 0
 local strikes = steered and strikes_of(base) or {}
 local charged = {}
 
--- Move jobs away from the head of queued that belong elsewhere: one was there to be seen, others were put back.
-local function rank_heads()
-  local job = call('LINDEX', queued, 0)
-  while job do
-    local number, control = control_get(base, job)
-    if not is_ranked(control) then return end
-    call('LPOP', queued)
-    pool_add(base .. 'ready', job, number, control)
-    job = call('LINDEX', queued, 0)
-  end
-end
-
 -- Take jobs that may run, the best ones first; nil if there are none.
 local function take()
   if not steered then return call('LPOP', queued, want) or nil end
   let_go_due(base, now)
-  rank_heads()
+  rank_heads(base)
   local ids = {}
   if call('EXISTS', base .. 'ready', base .. 'ready tenants') == 0 then
     ids = call('LRANGE', queued, 0, want - 1)
@@ -250,7 +238,7 @@ local function take()
     if not job then break end
     ids[#ids + 1] = job
     charged[job] = true
-    rank_heads()
+    rank_heads(base)
   end
   return #ids > 0 and ids or nil
 end
@@ -271,6 +259,7 @@ local function has_to_wait(job, payload)
   elseif control and not over then
     lane, due = blocked_by(base, control, from, now)
   end
+  if from then call('ZREM', base .. 'lanes', from) end
   if lane then
     if charged[job] then refund(base, control) end
     park(base, job, number or next_number(base), control, lane, due)

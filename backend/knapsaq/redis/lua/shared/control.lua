@@ -4,8 +4,8 @@
 -- order, and the control as JSON. A job that has to wait for a limit is parked in that limit's lane: r: and a name for a
 -- rate, c: and a name for a concurrency, s: and a number for a strike. parked has the lane of each such job; a > before
 -- it says that the job was let go, and stands among those that may run until a worker takes it. lanes has the lanes by
--- the millisecond at which the next job is to be let go; of a lane that is not there somebody else will say so: the job
--- that was let go, as it is taken, or one that gives back a slot.
+-- the millisecond at which the next job is to be let go: inf while the one before is on its way, so that they keep their
+-- order; as it is taken, it says when. Of a lane that is not there the one says so that gives back a slot.
 -- A pool is a set of jobs in order: those without a tenant in the sorted set of its name, those of a tenant in
 -- <pool> tenant <tenant>, in <pool> tenants the tenants by how much they have had, and in <pool> turns how many turns each
 -- of them has had since its jobs began to wait; no name has a blank of its own. Each lane is a pool, and ready, which has
@@ -18,6 +18,7 @@ local BAND = 1099511627776 -- 2^40: so many jobs may have a number before two pr
 local CLASSES = 10
 local OTHERS_EACH = 10 -- one in so many jobs is not of the highest priority that waits
 local LIMIT_KEPT_MS = 60000
+local TURNS_KEPT_SECONDS = 3600
 local MOST = 9007199254740992 -- 2^53: up to there whole numbers are exact
 local HOLDERS_CHECKED = 100
 local LET_GO_AT_ONCE = 500
@@ -179,16 +180,36 @@ local function refund(base, control)
   redis.call('ZADD', base .. 'ready tenants', 'XX', 'INCR', -1 / weight_of(base, tenant), tenant)
 end
 
+-- Move jobs away from the head of queued that belong to ready: one was there to be seen. None stays behind another job.
+local function rank_heads(base)
+  local queued = base .. 'queued'
+  local job = redis.call('LINDEX', queued, 0)
+  while job do
+    local number, control = control_get(base, job)
+    if not is_ranked(control) then return end
+    redis.call('LPOP', queued)
+    pool_add(base .. 'ready', job, number, control)
+    job = redis.call('LINDEX', queued, 0)
+  end
+end
+
 -- Put a job among those that may run.
 local function make_ready(base, job, number, control, to_front)
   local queued = base .. 'queued'
   if not is_ranked(control) then
+    if to_front then rank_heads(base) end
     redis.call(to_front and 'LPUSH' or 'RPUSH', queued, job)
   elseif redis.call('EXISTS', queued) == 0 then
     redis.call('RPUSH', queued, job)
   else
     pool_add(base .. 'ready', job, number, control)
   end
+end
+
+-- Put a job that has been taken already before all others of its kind.
+local function put_back(base, job)
+  local number, control = control_get(base, job)
+  make_ready(base, job, number, control, true)
 end
 
 -- Return the millisecond from which on a rate allows a job.
@@ -212,13 +233,20 @@ local function has_slot(base, slot)
   return held < most
 end
 
+-- Whether a job that was let go from a lane is still on its way.
+local function is_going(base, lane)
+  return tonumber(redis.call('ZSCORE', base .. 'lanes', lane) or 0) == math.huge
+end
+
+local function arm(base, lane, due)
+  if not is_going(base, lane) then redis.call('ZADD', base .. 'lanes', due, lane) end
+end
+
 -- Say when a lane's next job is to be let go, by the control of one that was let go from it. Where that tells nothing,
 -- as limits have changed meanwhile, it is now: the next job sees for itself.
 local function rearm(base, lane, control, now)
-  if not pool_waits(base .. 'lane:' .. lane) then
-    redis.call('ZREM', base .. 'lanes', lane)
-    return
-  end
+  redis.call('ZREM', base .. 'lanes', lane)
+  if not pool_waits(base .. 'lane:' .. lane) then return end
   local kind, name, due = string.sub(lane, 1, 1), string.sub(lane, 3), now
   if kind == 's' and redis.call('HEXISTS', base .. 'strikes', name) == 1 then return end
   for _, rate in ipairs(kind == 'r' and control and control.rates or {}) do
@@ -283,7 +311,7 @@ end
 local function park(base, job, number, control, lane, due)
   pool_add(base .. 'lane:' .. lane, job, number, control)
   redis.call('HSET', base .. 'parked', job, lane)
-  if due then redis.call('ZADD', base .. 'lanes', due, lane) end
+  if due then arm(base, lane, due) end
 end
 
 -- Count a job that begins.
@@ -302,8 +330,10 @@ end
 
 -- Let the next job of a lane go; whoever takes it sees to the one after that.
 local function let_go(base, lane)
+  redis.call('ZREM', base .. 'lanes', lane)
   local job = pool_pick(base, base .. 'lane:' .. lane, true)
   if not job then return end
+  redis.call('ZADD', base .. 'lanes', '+inf', lane)
   redis.call('HSET', base .. 'parked', job, '>' .. lane)
   local number, control = control_get(base, job)
   make_ready(base, job, number, control, true)
@@ -311,7 +341,6 @@ end
 
 local function let_go_due(base, now)
   for _, lane in ipairs(redis.call('ZRANGEBYSCORE', base .. 'lanes', '-inf', now, 'LIMIT', 0, LET_GO_AT_ONCE)) do
-    redis.call('ZREM', base .. 'lanes', lane)
     pcall(let_go, base, lane) -- a key of a wrong kind holds up its own lane alone
   end
 end
@@ -321,21 +350,23 @@ local function release(base, job, control, now)
   for _, slot in ipairs(control.slots) do
     local lane = 'c:' .. slot[1]
     if redis.pcall('SREM', base .. 'slots:' .. slot[1], job) == 1 and pool_waits(base .. 'lane:' .. lane) then
-      redis.call('ZADD', base .. 'lanes', now, lane)
+      arm(base, lane, now)
     end
   end
 end
 
 -- Return the earlier of a due second and a millisecond; '' is none.
 local function sooner(second, millisecond)
-  if not millisecond then return second end
+  if not millisecond or tonumber(millisecond) == math.huge then return second end
   if (second or '') ~= '' and tonumber(second) * 1000 <= tonumber(millisecond) then return second end
   return string.format('%.3f', millisecond / 1000)
 end
 
 local function forget_numbers(base)
   if redis.call('EXISTS', base .. 'controls', base .. 'parked') == 0 then
-    redis.call('DEL', base .. 'orders', base .. 'ready tenants', base .. 'ready turns')
+    redis.call('DEL', base .. 'orders', base .. 'ready tenants')
+    -- What is not urgent may wait on there, and its turns count when urgent jobs come again.
+    redis.call('EXPIRE', base .. 'ready turns', redis.call('EXISTS', base .. 'queued') == 1 and TURNS_KEPT_SECONDS or 0)
   end
 end
 
@@ -349,7 +380,7 @@ local function withdraw(base, job, control, now)
     rearm(base, string.sub(lane, 2), control, now)
   else
     redis.call('ZREM', pool_of(base .. 'lane:' .. lane, control), job)
-    if not pool_waits(base .. 'lane:' .. lane) then redis.call('ZREM', base .. 'lanes', lane) end
+    if not (pool_waits(base .. 'lane:' .. lane) or is_going(base, lane)) then redis.call('ZREM', base .. 'lanes', lane) end
   end
 end
 
