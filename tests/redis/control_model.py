@@ -1,7 +1,7 @@
 """What has to hold of flow control at every moment, by what Redis says and by what its callers have seen.
 
-``test_control_model.py`` asks after each step. No order of jobs is predicted here; what is promised is looked at instead:
-where each job is, that no limit is ever exceeded, and that somebody is going to let go of every job that waits.
+``test_control_model.py`` asks after each step. No order of jobs is predicted here; what is promised is looked at
+instead: where each job is, that no limit is ever exceeded, and that somebody will let go of each job that waits.
 """
 
 from __future__ import annotations

@@ -41,7 +41,9 @@ def built(key: str, control: Mapping[str, Any] | None = None, text: str = "hi", 
     return job
 
 
-async def send(queue: Queue, keys: str | Sequence[str], control: Mapping[str, Any] | None = None, **extras: Any) -> None:
+async def send(
+    queue: Queue, keys: str | Sequence[str], control: Mapping[str, Any] | None = None, **extras: Any
+) -> None:
     """Send a job for each key."""
     await queue.submit_many([built(key, control, **extras) for key in keys])
 
@@ -130,7 +132,9 @@ class TestLimits:
 
         assert list(await take(queue)) == ["c"]
 
-    async def test_a_job_that_is_lost_while_it_is_parked_holds_up_nobody(self, queue: Queue, clock: ManualClock) -> None:
+    async def test_a_job_that_is_lost_while_it_is_parked_holds_up_nobody(
+        self, queue: Queue, clock: ManualClock
+    ) -> None:
         """Its record is gone, or somebody has aborted it."""
         await send(queue, "abcd", ONE_A_SECOND)
         await end(queue, *(await take(queue)).values())
@@ -256,9 +260,7 @@ class TestOrder:
 
         assert list(await take(queue)) == ["b", "c", "a"]
 
-    async def test_what_may_run_is_seen_when_the_job_that_was_seen_is_aborted(
-        self, queue: Queue
-    ) -> None:
+    async def test_what_may_run_is_seen_when_the_job_that_was_seen_is_aborted(self, queue: Queue) -> None:
         """Idle workers look at the queue alone."""
         await send(queue, "ab", {"priority": 1})
         await abort(queue, "a")
@@ -414,8 +416,20 @@ class TestSteering:
         await queue.restore("echo", text="bad")
 
 
-DAMAGE: list[bytes] = [b"", b"\xff\xfe\x00", b"7", b"7 ", b"7 [", b"x {}", b"7 null", b"7 [1]", b'7 {"rates":7}',
-                       b'7 {"slots":[["db"]]}', b'7 {"priority":"high","fair":{}}', b"9" * 400 + b" {}"]
+DAMAGE: list[bytes] = [
+    b"",
+    b"\xff\xfe\x00",
+    b"7",
+    b"7 ",
+    b"7 [",
+    b"x {}",
+    b"7 null",
+    b"7 [1]",
+    b'7 {"rates":7}',
+    b'7 {"slots":[["db"]]}',
+    b'7 {"priority":"high","fair":{}}',
+    b"9" * 400 + b" {}",
+]
 WRONG: list[Any] = [
     7, "text", [], [1, 2], {"rates": 7}, {"rates": [7, [], ["x"], ["x", "y", "z"], ["x", 0, 0], ["x", -1, 1]]},
     {"rates": [["x", 1e300, 1e300]]}, {"rates": {"a": 1}}, {"slots": [["s", 0]]}, {"slots": [["s", 1e999]]},
@@ -538,5 +552,7 @@ async def _asked_by_a_worker(queue: Queue, seconds: float) -> int:
     before = await redis.info("commandstats")
     await asyncio.sleep(seconds)
     after = await redis.info("commandstats")
-    calls = [info.get(f"cmdstat_{name}", {"calls": 0})["calls"] for info in (before, after) for name in ("evalsha", "blmove")]
+    calls = [
+        info.get(f"cmdstat_{name}", {"calls": 0})["calls"] for info in (before, after) for name in ("evalsha", "blmove")
+    ]
     return int(calls[2] + calls[3] - calls[0] - calls[1])

@@ -119,7 +119,13 @@ class ControlMachine(RuleBasedStateMachine):
         for key, kind in wanted:
             self.send(key, kind, "echo", "hi", 0)
 
-    @rule(key=keys, kind=kinds, task=st.sampled_from(TASKS), text=st.sampled_from(TEXTS), after=st.sampled_from([0, 0, 0, 1]))
+    @rule(
+        key=keys,
+        kind=kinds,
+        task=st.sampled_from(TASKS),
+        text=st.sampled_from(TEXTS),
+        after=st.sampled_from([0, 0, 0, 1]),
+    )
     def enqueue(self, key: str, kind: str, task: str, text: str, after: int) -> None:
         """At once or for a moment."""
         self.send(key, kind, task, text, after)
