@@ -5,6 +5,7 @@ The public names; everything else is found in the modules that they come from.
 
 from __future__ import annotations
 
+from knapsaq.batch import Batch, BatchResultError
 from knapsaq.client import Client, connect
 from knapsaq.context import Context
 from knapsaq.cron import crontab
@@ -73,6 +74,8 @@ from knapsaq.workflow_errors import (
 
 __all__ = [
     "INJECTED",
+    "Batch",
+    "BatchResultError",
     "BrokerError",
     "Client",
     "Concurrency",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import logging
 import socket
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from knapsaq.lineage import CORRELATION
@@ -46,6 +46,11 @@ class Context(dict[str, Any]):
         """The job that runs; ``KeyError`` where the task was called directly without one."""
         job: Job[Any] = self["job"]
         return job
+
+    @property
+    def jobs(self) -> Sequence[Job[Any]]:
+        """The jobs of the run: those of a batch in the order of its list, else the one; none if called directly."""
+        return [self["job"]] if "job" in self else []
 
     @property
     def queue(self) -> Any:

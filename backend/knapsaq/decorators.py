@@ -6,17 +6,19 @@ options of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 from saq.types import Context as SaqContext
 
+from knapsaq.batch import Batch
 from knapsaq.context import Context
 from knapsaq.options import TaskKeywords, merged, preset
 from knapsaq.task import Task
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 R_co = TypeVar("R_co", covariant=True)
 F = TypeVar("F", bound=Callable[..., Any])
 X = TypeVar("X")
@@ -101,6 +103,8 @@ class Decorator(Protocol):
     def __call__(self, function: TakesNone[P, R], /) -> Task[P, R, Callable[P, R]]: ...
     @overload
     def __call__(self, /, **options: Unpack[TaskKeywords]) -> Decorator: ...
+    @overload
+    def __call__(self, /, *, batch: Batch, **options: Unpack[TaskKeywords]) -> BatchDecorator: ...
 
     def preset(self, **options: Unpack[TaskKeywords]) -> Decorator:
         """Return a decorator like this one with other defaults; presets are made of presets, too.
@@ -109,8 +113,49 @@ class Decorator(Protocol):
         are added by name, everything else replaces. None is as if not given.
 
         Raises:
-            OptionError: An option is unknown or out of range, or is ``name``.
+            OptionError: An option is unknown or out of range, or is ``name`` or ``batch``.
         """
+
+
+class BatchDecorator(Protocol):
+    """``@task(batch=...)``: the function takes a list and returns one, callers give an item and get a result.
+
+    An exception that may stand in a result's place is no part of the result's type; so a call in place, whose list may
+    hold such, gives a list of ``Any``.
+    """
+
+    @overload
+    def __call__(
+        self, function: TakesCtx[X, Concatenate[list[T], P], Coroutine[Any, Any, Sequence[R | BaseException]]], /
+    ) -> Task[[T], R, Callable[Concatenate[Mapping[str, Any], list[T], P], Coroutine[Any, Any, list[Any]]]]: ...
+    @overload
+    def __call__(
+        self, function: TakesCtx[X, Concatenate[list[T], P], Sequence[R | BaseException]], /
+    ) -> Task[[T], R, Callable[Concatenate[Mapping[str, Any], list[T], P], list[Any]]]: ...
+    @overload
+    def __call__(
+        self, function: LeavesCtx[K, Concatenate[list[T], P], Coroutine[Any, Any, Sequence[R | BaseException]]], /
+    ) -> Task[[T], R, Callable[Concatenate[Mapping[str, Any], list[T], P], Coroutine[Any, Any, list[Any]]]]: ...
+    @overload
+    def __call__(
+        self, function: LeavesCtx[K, Concatenate[list[T], P], Sequence[R | BaseException]], /
+    ) -> Task[[T], R, Callable[Concatenate[Mapping[str, Any], list[T], P], list[Any]]]: ...
+    @overload
+    def __call__(
+        self, function: TakesContext[K, Concatenate[list[T], P], Coroutine[Any, Any, Sequence[R | BaseException]]], /
+    ) -> Task[[T], R, Callable[Concatenate[Mapping[str, Any], list[T], P], Coroutine[Any, Any, list[Any]]]]: ...
+    @overload
+    def __call__(
+        self, function: TakesContext[K, Concatenate[list[T], P], Sequence[R | BaseException]], /
+    ) -> Task[[T], R, Callable[Concatenate[Mapping[str, Any], list[T], P], list[Any]]]: ...
+    @overload
+    def __call__(
+        self, function: TakesNone[Concatenate[list[T], P], Coroutine[Any, Any, Sequence[R | BaseException]]], /
+    ) -> Task[[T], R, Callable[Concatenate[list[T], P], Coroutine[Any, Any, list[Any]]]]: ...
+    @overload
+    def __call__(
+        self, function: TakesNone[Concatenate[list[T], P], Sequence[R | BaseException]], /
+    ) -> Task[[T], R, Callable[Concatenate[list[T], P], list[Any]]]: ...
 
 
 class TaskDecorator:

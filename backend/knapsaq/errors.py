@@ -28,6 +28,7 @@
     ├── SoftTimeLimitExceeded       it is about to; raised inside the task
     ├── TaskProcessError            a task raised in a process; raised inside the worker
     ├── ProcessDiedError            a task's process died under it; likewise
+    ├── BatchResultError            a task with batch=... returned no result for each call; likewise
     ├── WorkflowError               what a workflow can end with
     │   ├── WorkflowFailedError     with every failed node and its error
     │   ├── WorkflowRevokedError

@@ -26,6 +26,7 @@ from knapsaq.context import Context
 from knapsaq.deadline import Deadline, SoftDeadline, Steered
 from knapsaq.errors import KnapsaqError, SoftTimeLimitExceeded, TaskProcessError, TaskTimeoutError, UnknownTaskError
 from knapsaq.flows import inputs
+from knapsaq.gathering import Attempt, Gatherings
 from knapsaq.job import CONTROL, UNKNOWN_SINCE, Job, backed_off
 from knapsaq.middleware import Stack
 from knapsaq.nodes import place_of
@@ -88,11 +89,29 @@ class Executor:
         self._functions = functions
         self._threads = Threads(threads)
         self._children = Children()
+        self._gatherings = Gatherings(self._attempt)
         for task in registry.get_all_tasks():
             find_again(task)
 
+    async def open(self, *, hurried: bool = False) -> None:
+        """Make the worker's own dependencies.
+
+        Args:
+            hurried: Whether jobs of a batch do not wait for others.
+
+        Raises:
+            ProviderError: A provider raised; it is named, with the cause chained.
+        """
+        await self._injector.open()
+        self._gatherings.open(hurried=hurried)
+
+    def hurry(self) -> None:
+        """Have no job wait for others of its batch any longer, as the worker stops."""
+        self._gatherings.hurry()
+
     async def close(self) -> None:
-        """End the processes that still run something."""
+        """End the processes that still run something, and functions that nobody waits for."""
+        self._gatherings.close()
         await self._children.close()
 
     async def run(self, job: Job[Any], ctx: Context) -> Outcome:
@@ -112,8 +131,10 @@ class Executor:
         if job.meta:
             job.forget(UNKNOWN_SINCE)
         try:
+            is_plain = task is None or task.options.batch is None
+            attempt: Attempt = self._attempt if is_plain else self._gatherings.join
             stack = ctx.stack if ctx.stack is not None and ctx.stack.around else None
-            result = await (self._surrounded(task, job, ctx, stack) if stack else self._attempt(task, job, ctx))
+            result = await (self._surrounded(task, job, ctx, stack, attempt) if stack else attempt(task, job, ctx))
             outcome = succeeded(job.function, result)
             chosen = outcome.problem is not None and isinstance(result, TaskSignal)
             return self._chosen(task, job, ctx, result) if chosen else outcome
@@ -154,13 +175,15 @@ class Executor:
         events.task_unknown(job, after)
         return Released(reason, after)
 
-    async def _surrounded(self, task: Task[..., Any, Any] | None, job: Job[Any], ctx: Context, stack: Stack) -> Any:
+    async def _surrounded(
+        self, task: Task[..., Any, Any] | None, job: Job[Any], ctx: Context, stack: Stack, inner: Attempt
+    ) -> Any:
         """Run the attempt inside of all ``around``; these see results as values and signals as exceptions."""
         elsewhere: Elsewhere | None = None
 
         async def attempt() -> Any:
             nonlocal elsewhere
-            result = await self._attempt(task, job, ctx)
+            result = await inner(task, job, ctx)
             if isinstance(result, Elsewhere):
                 elsewhere = result
                 return result.outcome.result

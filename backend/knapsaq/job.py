@@ -144,6 +144,10 @@ class Job(SaqJob, Generic[R]):
     """In the worker: whether the function has asked after it was so, and heard. It is no field, and not stored."""
     listener = cast("Listener | None", None)
     """In the worker, while its function can hear of that by itself, in a thread or a process: what tells it."""
+    gathers = False
+    """In the worker: whether it waits for others of its batch. It is no field, and not stored."""
+    alone = False
+    """In the worker: whether it is run without others of its batch. It is no field, and not stored."""
     token = ""
     """In the worker that runs the job: its claim. It is no field, and not stored."""
 

@@ -8,6 +8,7 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Any, Literal, TypedDict
 
+from knapsaq.batch import Batch
 from knapsaq.checks import (
     MAX_SECONDS,
     NAME,
@@ -68,6 +69,7 @@ class TaskOptions:
             started by then ends as expired and never runs.
         run: ``"async"`` on the event loop, ``"thread"`` in a thread, ``"process"`` in a process of its own, for plain
             functions at the top of a module that keep a processor busy; by the kind of function unless given.
+        batch: That the function gets a list of calls at once; not in a process.
         middleware: What is done around its jobs, outermost first, inside of the registry's own.
         dependencies: Providers for this task alone, by parameter name; they win over the registry's.
         priority: 0 to 9; of the jobs that wait, those with a higher one begin first.
@@ -94,6 +96,7 @@ class TaskOptions:
     ttl: int | None = None
     expires: float | datetime | None = None
     run: Literal["async", "thread", "process"] | None = None
+    batch: Batch | None = None
     middleware: tuple[Any, ...] = ()
     dependencies: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     priority: int = 0
@@ -121,6 +124,8 @@ class TaskOptions:
         if options.soft_timeout and options.timeout and options.soft_timeout >= options.timeout:
             expected = f"less than timeout, which is {options.timeout:g} s and ends the attempt"
             raise OptionError(place, "soft_timeout", given["soft_timeout"], expected)
+        if options.batch is not None and options.run == "process":
+            raise OptionError(place, "batch", options.batch, "no run='process' with it; a plain `def` runs in a thread")
         return options
 
     def retries_after(self, error: BaseException) -> bool:
@@ -134,10 +139,12 @@ def preset(place: str, outer: Mapping[str, Any], given: Mapping[str, Any]) -> di
     """Return the options of a preset: ``given`` on top of those of the preset that it is made of.
 
     Raises:
-        OptionError: One is unknown, out of range, or a ``name``, which each task has for itself.
+        OptionError: One is unknown, out of range, or a ``name`` or ``batch``, which each task has for itself.
     """
     if given.get("name") is not None:
         raise OptionError(place, "name", given["name"], "nothing, as each task has a name of its own")
+    if given.get("batch") is not None:
+        raise OptionError(place, "batch", given["batch"], "nothing, as a function is written for it; say it in @task")
     checked = check(place, given, CHECKS)
     refuse_several(place, checked)
     return merged(outer, checked)
@@ -293,6 +300,12 @@ def _run(value: Any) -> str:
     raise ValueError(value)
 
 
+def _batch(value: Any) -> Batch:
+    if isinstance(value, Batch):
+        return value
+    raise TypeError(value)
+
+
 def _providers(value: Any) -> Mapping[str, Any]:
     return MappingProxyType({name(key): provider for key, provider in mapping(value).items()})
 
@@ -335,6 +348,7 @@ CHECKS: dict[str, tuple[str, Check]] = {
     "ttl": (TTL, whole(-1, int(MAX_SECONDS))),
     "expires": (EXPIRES, _expires),
     "run": ("'async', 'thread' or 'process'", _run),
+    "batch": ("a Batch, such as Batch(size=100, wait=0.5)", _batch),
     "middleware": (EXPECTED, middlewares),
     "dependencies": ("providers by parameter name", _providers),
     **LIMIT_CHECKS,

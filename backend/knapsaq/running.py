@@ -74,6 +74,9 @@ class Running:
     def silent(self, loop_time: float) -> Outcome | None:
         """Return how it ends if its heartbeat has stopped, which ``job.update()`` gives; clocks may jump meanwhile."""
         job = self.claim.job
+        if job.gathers:
+            self.heard = None
+            return None
         sign = max(job.touched, job.started)
         if self.heard is None or self.heard[0] != sign:
             self.heard = (sign, loop_time)

@@ -193,6 +193,10 @@ class Signature:
         annotation = self._annotations.get(name.removeprefix("*"), Any)
         return Any if isinstance(annotation, _Unresolved) else annotation
 
+    def readable(self, name: str) -> bool:
+        """Tell whether the annotation of a parameter, or of the result, names what exists by now."""
+        return not isinstance(self._annotations[name], _Unresolved)
+
     def result(self, stored: Any) -> Any:
         """Return a stored result as the annotated type.
 

@@ -19,7 +19,7 @@ class Slots:
         on_freed: Called when there is room for another job.
 
     Attributes:
-        freed: How many jobs wait for others.
+        freed: How many jobs wait for others, less what runs for several of them at once.
     """
 
     def __init__(self, on_freed: Callable[[], object]) -> None:
@@ -55,7 +55,33 @@ class Slot:
             self.slots.freed -= 1
 
 
+class SharedSlot(Slot):
+    """A slot of what runs in the name of several jobs, which have all given up theirs; it is taken at once."""
+
+    __slots__ = ()
+
+    def __init__(self, slots: Slots) -> None:
+        super().__init__(slots)
+        slots.freed -= 1
+
+    def enter(self) -> None:
+        """Give it to the code that runs from here on, and to all tasks that it starts."""
+        _current.set(self)
+
+    def leave(self) -> None:
+        """Give it back for good; a second time does nothing."""
+        if not self.left:
+            super().leave()
+            self.slots.give()
+
+
 _current: ContextVar[Slot | None] = ContextVar("slot", default=None)
+
+
+def slots_here() -> Slots | None:
+    """Return the slots of the worker that runs this code, if there is one."""
+    slot = _current.get()
+    return None if slot is None else slot.slots
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from knapsaq.context import Context
 from knapsaq.control import refuse_unknown
 from knapsaq.errors import InvalidArgumentsError, NotConnectedError, OptionError, TaskDefinitionError
 from knapsaq.home import Home, Sender
+from knapsaq.items import ItemSignature
 from knapsaq.job import Job
 from knapsaq.limits import WAYS, refuse_moment
 from knapsaq.options import CallKeywords, CallOptions, TaskOptions
@@ -74,6 +75,9 @@ class Task(Generic[P, R, C]):
             raise TaskDefinitionError(self.name, problem)
         if options.run == "process":
             refuse_hidden(self.name, function)
+        if options.batch is not None:
+            signature = ItemSignature(self.name, function, takes_context=self.takes_context)
+            signature.refuse_unfilled(options.dependencies)
 
     def __repr__(self) -> str:
         return f"<Task {self.name!r} at {self.location}>"
@@ -107,8 +111,9 @@ class Task(Generic[P, R, C]):
 
     @functools.cached_property
     def signature(self) -> Signature:
-        """The function's parameters and result, without the context."""
-        return Signature(self.name, self.function, takes_context=self.takes_context)
+        """The function's parameters and result as callers see them, without the context."""
+        kind = Signature if self.options.batch is None else ItemSignature
+        return kind(self.name, self.function, takes_context=self.takes_context)
 
     @property
     def path(self) -> str:

@@ -132,7 +132,7 @@ class Worker(SaqWorker[Any]):
         try:
             for function in self.startup or ():
                 await function(self.context)
-            await self._injector.open()
+            await self._executor.open()
             await asyncio.to_thread(keeper.renew)
             keeper.start()
             self._exchange.lapses = lambda: keeper.lapses
@@ -169,6 +169,7 @@ class Worker(SaqWorker[Any]):
             return
         self.event.set()
         self._signal.set()
+        self._executor.hurry()
         events.worker_stopping(self.id, len(self._running), self.grace)
         if self._running:
             self._deadlines += (
@@ -250,9 +251,11 @@ class Worker(SaqWorker[Any]):
         job = claim.job
         if self._burst_left is not None:
             self._burst_left -= 1
-        if claim.crashes >= CRASH_LIMIT:
-            self._end_unstarted(claim, Dead(f"the worker that ran it died {claim.crashes} times"))
-            return
+        if crashes := claim.crashes:
+            job.alone = crashes == CRASH_LIMIT - 1  # its last chance; who ends a process does not take a batch along
+            if crashes >= CRASH_LIMIT:
+                self._end_unstarted(claim, Dead(f"the worker that ran it died {crashes} times"))
+                return
         if job.meta and (reason := job.expired(self.queue.now_ms())):
             self._end_unstarted(claim, Aborted(reason))
             return
@@ -364,7 +367,7 @@ class Worker(SaqWorker[Any]):
             if not (claims := await self._claim_one()):
                 return False
             keeper.start()
-            await self._injector.open()
+            await self._executor.open(hurried=True)
             self._begin(claims[0])
             await self.queue.advance(self.id, self._stamps(), 0)
             await asyncio.gather(*self.tasks)

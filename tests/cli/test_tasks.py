@@ -68,3 +68,21 @@ async def c() -> None: ...
         assert "a.b:" in text
         assert "300" not in text
         assert "60.0" not in text
+
+    def test_a_batched_task_is_shown_as_it_is_called(self, run: Run, folder: Path) -> None:
+        """With one item, which a call by name can give."""
+        source = """
+from knapsaq import Batch, Registry
+
+registry = Registry()
+
+
+@registry.task(batch=Batch(size=100, wait=0.5))
+async def embed(texts: "list[str]") -> list[int]:
+    return [len(text) for text in texts]
+"""
+        (folder / "batch_jobs.py").write_text(source)
+        [task] = json.loads(run("-A", "batch_jobs", "tasks", "--json").stdout)
+        assert task["options"] == {"batch": {"size": 100, "wait": 0.5}}
+        assert [(p["name"], p["annotation"], p["text"]) for p in task["parameters"]] == [("texts", "str", "texts: str")]
+        assert run("-A", "batch_jobs", "enqueue", "embed", "texts=5").exit_code == 0

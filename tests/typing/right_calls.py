@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, assert_type
 
@@ -10,6 +10,7 @@ import saq.types
 
 from knapsaq import (
     INJECTED,
+    Batch,
     Client,
     Concurrency,
     Context,
@@ -18,6 +19,7 @@ from knapsaq import (
     Queue,
     Rate,
     Registry,
+    Retry,
     Schedule,
     ScheduleEntry,
     ScheduleFire,
@@ -149,6 +151,37 @@ async def with_injected(ctx: Context, *, user_id: int, db_session: Session = INJ
     return user_id
 
 
+@task(batch=Batch(size=100, wait=0.5))
+async def batched(ctx: Context, texts: list[str]) -> list[dict[str, Any]]:
+    return [{"job": job.key, "text": text} for job, text in zip(ctx.jobs, texts, strict=True)]
+
+
+@task(batch=Batch(size=100, wait=timedelta(seconds=1)), retries=3, queue="mail")
+async def batched_with_errors(texts: Sequence[str]) -> list[float | Exception]:
+    return [len(text) / 2 if text else ValueError("empty") for text in texts]
+
+
+@registry.task(batch=Batch(2, 1))
+def batched_in_a_thread(payloads: list[dict[str, Any]]) -> list[int | Retry]:
+    return [len(payload) or Retry() for payload in payloads]
+
+
+@notification(batch=Batch(2, 1))
+def batched_from_a_preset(context: Context, ids: list[int], *, db_session: Session = INJECTED) -> list[list[Any]]:
+    return [[number] for number in ids]
+
+
+@registry.task(batch=Batch(2, 1))
+async def batched_without_a_look(_ctx: Context, ids: list[int]) -> list[Any]:
+    return [*ids]
+
+
+@scheduled_task(cron="0 2 * * *", args=["a"])
+@task(batch=Batch(2, 1))
+async def batched_and_scheduled(texts: list[str]) -> Sequence[str]:
+    return texts
+
+
 async def enqueuing() -> None:
     assert_type(await with_context.enqueue(to="a"), Job[dict[str, int]])
     assert_type(await with_context.delay(to="a", count=2), Job[dict[str, int]])
@@ -170,6 +203,22 @@ async def enqueuing() -> None:
     assert_type(await scheduled_twice.enqueue(1, y=2), Job[str])
     assert_type(await scheduled_twice(1, 2), str)
     assert_type(await with_injected.enqueue(user_id=1), Job[int])
+
+
+async def batching(ctx: Context) -> None:
+    assert_type(await batched.enqueue("a"), Job[dict[str, Any]])
+    assert_type(await batched_with_errors.enqueue("a"), Job[float])
+    assert_type(await (await batched_with_errors.using(delay=1).enqueue("a")).wait(), float)
+    assert_type(await batched_in_a_thread.enqueue({"a": 1}), Job[int])
+    assert_type(await batched_from_a_preset.enqueue(1), Job[list[Any]])
+    assert_type(await batched_without_a_look.enqueue(1), Job[Any])
+    assert_type(await batched_and_scheduled.enqueue("a"), Job[str])
+    assert_type(await batched.enqueue_many([{"texts": "a"}]), list[Job[dict[str, Any]]])
+    assert_type(batched.s("a"), Sig[dict[str, Any]])
+    assert_type(await batched({}, ["a", "b"]), list[Any])
+    assert_type(batched_in_a_thread([{"a": 1}]), list[Any])
+    assert_type(batched_from_a_preset({}, [1], db_session=Session()), list[Any])
+    assert_type(ctx.jobs, Sequence[Job[Any]])
 
 
 async def waiting() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import saq.types
 
-from knapsaq import INJECTED, Concurrency, Context, Rate, Registry, Unique, Workflow, chain, scheduled_task, task
+from knapsaq import INJECTED, Batch, Concurrency, Context, Rate, Registry, Unique, Workflow, chain, scheduled_task, task
 
 registry = Registry()
 
@@ -40,6 +40,11 @@ async def clean(*, batch_size: int = 50) -> int:
 async def store(*, user_id: int, db_session: bytes = INJECTED) -> None: ...
 
 
+@task(batch=Batch(size=100, wait=0.5))
+async def embed(ctx: Context, texts: list[str]) -> list[float | Exception]:
+    return [float(text) for text in texts]
+
+
 async def arguments() -> None:
     await send.enqueue()  # type: ignore[call-arg]
     await send.enqueue(to=1)  # type: ignore[arg-type]
@@ -57,6 +62,32 @@ async def arguments() -> None:
     await add.using(delay=1).enqueue(1, 2, 3)  # type: ignore[call-arg]
     await send.using(key="k").enqueue(to=b"a")  # type: ignore[arg-type]
     await add.apply_async(countdown="soon")  # type: ignore[arg-type]
+
+
+async def batches() -> None:
+    await embed.enqueue(1)  # type: ignore[arg-type]
+    await embed.enqueue(["a"])  # type: ignore[arg-type]
+    await embed.enqueue()  # type: ignore[call-arg]
+    await embed.enqueue("a", "b")  # type: ignore[call-arg]
+    _text: str = await (await embed.enqueue("a")).wait()  # type: ignore[assignment]
+    await embed({}, "a")  # type: ignore[arg-type]
+    await embed(["a"])  # type: ignore[call-arg, arg-type]
+    Batch(size="100", wait=0.5)  # type: ignore[arg-type]
+    Batch(size=100)  # type: ignore[call-arg]
+    task(batch=100)  # type: ignore[call-overload]
+    task.preset(batch=Batch(2, 1))  # type: ignore[call-arg]
+
+    @task(batch=Batch(2, 1))  # type: ignore[call-overload]
+    async def of_one(text: str) -> list[str]:
+        return [text]
+
+    @task(batch=Batch(2, 1))  # type: ignore[call-overload]
+    async def with_one_result(texts: list[str]) -> int:
+        return len(texts)
+
+    @task(batch=Batch(2, 1))  # type: ignore[call-overload]
+    async def by_name(*, texts: list[str]) -> list[str]:
+        return texts
 
 
 async def results() -> None:

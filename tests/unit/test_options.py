@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from knapsaq import Concurrency, Debounce, Middleware, Rate, Registry, Throttle, Unique
+from knapsaq import Batch, Concurrency, Debounce, Middleware, Rate, Registry, Throttle, Unique
 from knapsaq.errors import OptionError
 from knapsaq.options import CALL_CHECKS, CHECKS, CallKeywords, CallOptions, TaskKeywords, TaskOptions
 
@@ -77,6 +77,7 @@ LEGAL: dict[str, list[tuple[Any, Any]]] = {
     "ttl": [(-1, -1), (0, 0), (60, 60)],
     "expires": EXPIRES_LEGAL,
     "run": [("async", "async"), ("thread", "thread"), ("process", "process")],
+    "batch": [(Batch(2, 0.5), Batch(2, 0.5)), (Batch(size=10_000, wait=timedelta(hours=1)), Batch(10_000, 3600))],
     "middleware": [(QUIET, (QUIET,)), ([QUIET, QUIET], (QUIET, QUIET)), ((), ())],
     "dependencies": [({"db": print}, {"db": print})],
     **LIMITS_LEGAL,
@@ -95,6 +96,7 @@ ILLEGAL: dict[str, list[Any]] = {
     "ttl": TTL_ILLEGAL,
     "expires": EXPIRES_ILLEGAL,
     "run": ["fork", "", True, []],
+    "batch": [100, True, (100, 0.5), {"size": 100, "wait": 0.5}, Batch],
     "middleware": [5, print, Middleware, [QUIET, "text"]],
     "dependencies": [5, ["db"], {1: print}, {"no name": print}],
     **LIMITS_ILLEGAL,
@@ -194,6 +196,11 @@ class TestOptionsOfATask:
             TaskOptions.build("here", {"throttle": 5, "debounce": 5})
         assert TaskOptions.build("here", {"unique": False, "debounce": 5}).debounce == Debounce(5)
 
+    def test_a_batch_runs_in_no_process(self) -> None:
+        """The list would have to travel there and back; also where a preset says that its tasks run in one."""
+        with pytest.raises(OptionError, match=r"option 'batch' is .*expected no run='process' with it"):
+            TaskOptions.build("here", {"batch": Batch(2, 1), "run": "process"})
+
     def test_options_do_not_change_with_the_dictionary_they_were_given_in(self) -> None:
         """Options are frozen, providers included."""
         providers = {"db": print}
@@ -202,6 +209,22 @@ class TestOptionsOfATask:
         assert set(options.dependencies) == {"db"}
         with pytest.raises(dataclasses.FrozenInstanceError):
             options.retries = 5  # type: ignore[misc]
+
+
+class TestBatch:
+    @pytest.mark.parametrize("size", [1, 0, -5, 10_001, 2.0, True, "100", None])
+    def test_a_size_out_of_range_is_refused(self, size: Any) -> None:
+        """A list of one is what every task gets."""
+        with pytest.raises(OptionError, match=r"option 'size' is .*expected a whole number from 2 to 10,000"):
+            Batch(size, 1)
+
+    @pytest.mark.parametrize(
+        "wait", [0, -1, 3600.1, math.nan, math.inf, True, "1", None, 10**400, timedelta(0), timedelta(days=1)]
+    )
+    def test_a_wait_out_of_range_is_refused(self, wait: Any) -> None:
+        """Without one a lonely call would never run."""
+        with pytest.raises(OptionError, match=r"option 'wait' is .*expected seconds above 0 up to 3,600"):
+            Batch(2, wait)
 
 
 class TestOptionsOfACall:
@@ -260,6 +283,6 @@ class TestOptionsOfACall:
 
 
 def test_type_checkers_know_each_option() -> None:
-    """What is checked at run time is what editors complete."""
-    assert set(TaskKeywords.__annotations__) == set(CHECKS)
+    """What is checked at run time is what editors complete; ``batch`` changes the task's type, and has overloads."""
+    assert {*TaskKeywords.__annotations__, "batch"} == set(CHECKS)
     assert set(CallKeywords.__annotations__) == set(CALL_CHECKS)

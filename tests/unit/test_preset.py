@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from knapsaq import Middleware, OptionError, Registry, TaskDefinitionError
+from knapsaq import Batch, Middleware, OptionError, Registry, TaskDefinitionError
 
 
 def options_of(task: Any) -> Any:
@@ -71,6 +71,7 @@ class TestRefused:
                 {"name": "f"},
                 "task.preset(): option 'name' is 'f'; expected nothing, as each task has a name of its own",
             ),
+            ({"batch": Batch(2, 1)}, "expected nothing, as a function is written for it; say it in @task"),
             ({"middleware": 5}, "int has none of them"),
         ],
     )

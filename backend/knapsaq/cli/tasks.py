@@ -12,6 +12,7 @@ import rich_click as click
 from rich.table import Table
 from rich.text import Text
 
+from knapsaq.batch import Batch
 from knapsaq.cli.loading import load
 from knapsaq.cli.reporting import note, output
 from knapsaq.codec import to_json_types
@@ -90,6 +91,8 @@ def _options(options: TaskOptions) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, Batch):
+        return {"size": value.size, "wait": value.wait}
     if isinstance(value, tuple):
         return [getattr(each, "__name__", str(each)) for each in value]
     if isinstance(value, (Unique, Debounce, Throttle)) or callable(value):
