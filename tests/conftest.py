@@ -27,7 +27,7 @@ ENDLESS_KEYS = re.compile(
 
 # What belongs to jobs that have a control and have not ended, or wait because of a strike.
 STEERED_KEYS = re.compile(
-    rb"saq:([^:]+):(controls|orders|parked|lanes|(ready|lane:.+|slots:.+|unique:.+)( tenants?.*)?)"
+    rb"saq:([^:]+):(controls|orders|parked|lanes|(ready|lane:.+|slots:.+|unique:.+)( tenants?.*| turns)?)"
 )
 
 

@@ -183,12 +183,12 @@ class Tidier:
 
     def __init__(self, queue: ClaimingQueue) -> None:
         self._queue = queue
-        self._cursor = 0
+        self._cursors = [0, 0]
 
     async def run_once(self) -> int:
         """Return how many jobs were forgotten."""
-        args = [self._queue.now_argument, self._cursor, LOOKED_AT_ONCE]
-        self._cursor, forgotten = await scripts.tidy(self._queue.line, [self._queue.keys.incomplete], args)
+        args = [self._queue.now_argument, LOOKED_AT_ONCE, *self._cursors]
+        forgotten, *self._cursors = await scripts.tidy(self._queue.line, [self._queue.keys.incomplete], args)
         return int(forgotten)
 
 

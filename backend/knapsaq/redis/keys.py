@@ -15,11 +15,11 @@
 | `saq:<queue>:dead:reasons` | hash | why it died, and the deaths of its workers | replay, discard |
 | `saq:<queue>:aborts` | hash | whether a running job is to end at once, and why | finish, one hour |
 | `saq:<queue>:controls` | hash | number and control of jobs: `lua/shared/control.lua` | finish, abort |
-| `saq:<queue>:orders` | hash | the last number that was given, and how many turns there were | with the last control |
-| `saq:<queue>:ready` | sorted set | jobs with a priority that may run; ` tenants`, ` tenant <tenant>` | empty |
+| `saq:<queue>:orders` | hash | the last number that was given | with the last control |
+| `saq:<queue>:ready` | sorted set | jobs with a priority that may run; ` tenants`, ` turns`, ` tenant <...>` | empty |
 | `saq:<queue>:parked` | hash | the lane in which a job waits | the job is taken |
-| `saq:<queue>:lanes` | sorted set | lanes by the millisecond at which their next job is let go | empty |
-| `saq:<queue>:lane:<lane>` | sorted set | the jobs that wait there; ` tenants`, ` tenant <tenant>` | empty |
+| `saq:<queue>:lanes` | sorted set | lanes by the ms at which their next job is let go; inf while one is going | empty |
+| `saq:<queue>:lane:<lane>` | sorted set | the jobs that wait there; ` tenants`, ` turns`, ` tenant <tenant>` | empty |
 | `saq:<queue>:rate:<name>` | string | up to which microsecond a rate is used | a minute later |
 | `saq:<queue>:slots:<name>` | set | ids of the jobs that hold the slots of a concurrency | settle, rescue |
 | `saq:<queue>:unique:<what>` | string | id of the job that stands for others | its period, or finish, abort |

@@ -55,5 +55,6 @@ for i = 1, #KEYS - OWN_KEYS do
   end
 end
 if told then call('PUBLISH', channel, 'abort') end
-let_go_due(base, now, 1)
+let_go_due(base, now)
+show_ready(base)
 return answers

@@ -5,7 +5,8 @@
 -- Returns now in ms, the next due time in seconds or '', 1 or 0 for each settlement, the claimed jobs as id, payload,
 -- deaths; the claimed jobs that somebody wants aborted as id, reason; and 1 if the queue is paused.
 -- A claim, worker and token, is the job's entry in the one hash of all claims; a settlement counts only while its
--- token is there; its head is verb, number, status and token with spaces between. A worker without a lease gets one before it claims, so that somebody watches every claim's owner.
+-- token is there; its head is verb, number, status and token with spaces between. A worker without a lease gets one before
+-- it claims, so that somebody watches every claim's owner.
 -- Verbs: stamp, finish and bury (number is the ttl), retry, release and snooze (number is the delay in seconds; a
 -- released job without one goes to the front, and a snoozed one leaves its crashes behind). A buried job is finished, and
 -- its record as it was goes to the dead letters; the payload's first line is the reason. Behind finish and bury of a
@@ -21,6 +22,7 @@ local OWN_ARGS = 6
 local DUE_AT_ONCE = 1000
 local LOOKED_AT_ONCE = 10000
 local APART_SECONDS = 0.1
+local SPOILT_SECONDS = 5
 local ABORTED_SECONDS = 3600
 local LEFT_AT_LEAST = 0.7 -- of a lease, which is renewed five times in its length
 local STEERED_AT_ONCE = 1000
@@ -42,6 +44,14 @@ local steered = call('EXISTS', base .. 'controls', base .. 'parked', base .. 'st
 call('HLEN', claims)
 call('LLEN', active)
 call('ZCARD', leases)
+if steered then
+  for _, name in ipairs({ 'controls', 'parked', 'orders', 'strikes', 'weights' }) do
+    call('HLEN', base .. name)
+  end
+  for _, name in ipairs({ 'ready', 'ready tenants', 'lanes' }) do
+    call('ZCARD', base .. name)
+  end
+end
 
 local function forget(job)
   if some_crashed then call('HDEL', crashes, job) end
@@ -176,7 +186,7 @@ if count > 0 then
   end
   -- To the front, in the order in which they came.
   for i = #released, 1, -1 do
-    call('LPUSH', queued, released[i])
+    if steered then put_back(base, released[i]) else call('LPUSH', queued, released[i]) end
   end
   if #unclaimed > 0 then call('HDEL', claims, unpack(unclaimed)) end
   if #ended > 0 then call('ZREM', incomplete, unpack(ended)) end
@@ -206,26 +216,13 @@ end
 
 local paused = steered and call('EXISTS', base .. 'paused') or 0
 local strikes = steered and strikes_of(base) or {}
-local turn = steered and tonumber(call('HGET', base .. 'orders', 'turn') or 0)
 local charged = {}
-
--- Move jobs away from the head of queued that belong elsewhere: one was there to be seen, others were put back.
-local function rank_heads()
-  local job = call('LINDEX', queued, 0)
-  while job do
-    local number, control = control_get(base, job)
-    if not is_ranked(control) then return end
-    call('LPOP', queued)
-    pool_add(base .. 'ready', job, number, control)
-    job = call('LINDEX', queued, 0)
-  end
-end
 
 -- Take jobs that may run, the best ones first; nil if there are none.
 local function take()
   if not steered then return call('LPOP', queued, want) or nil end
-  let_go_due(base, now, turn)
-  rank_heads()
+  let_go_due(base, now)
+  rank_heads(base)
   local ids = {}
   if call('EXISTS', base .. 'ready', base .. 'ready tenants') == 0 then
     ids = call('LRANGE', queued, 0, want - 1)
@@ -237,12 +234,11 @@ local function take()
     return call('LPOP', queued, plain)
   end
   while #ids < want do
-    turn = turn + 1
-    local job = pool_pick(base, base .. 'ready', turn, true, queued)
+    local job = pool_pick(base, base .. 'ready', true, queued)
     if not job then break end
     ids[#ids + 1] = job
     charged[job] = true
-    rank_heads()
+    rank_heads(base)
   end
   return #ids > 0 and ids or nil
 end
@@ -252,14 +248,18 @@ local function has_to_wait(job, payload)
   local number, control = control_get(base, job)
   local place = call('HGET', base .. 'parked', job)
   local from = place and string.sub(place, 1, 1) == '>' and string.sub(place, 2) or nil
-  if place and not from then return true end -- its id was in the queue once more
-  local strike, lane, due = struck_by(strikes, payload)
-  local over = not strike and control and is_over(payload, now)
+  if place and not from then
+    if call('ZSCORE', pool_of(base .. 'lane:' .. place, control), job) then return true end -- it was in the queue twice
+    call('HDEL', base .. 'parked', job)
+  end
+  local over = (some_aborts and call('HEXISTS', aborts, job) == 1) or (control and is_over(payload, now))
+  local strike, lane, due = not over and struck_by(strikes, payload), nil, nil
   if strike then
     lane = 's:' .. strike
   elseif control and not over then
     lane, due = blocked_by(base, control, from, now)
   end
+  if from then call('ZREM', base .. 'lanes', from) end
   if lane then
     if charged[job] then refund(base, control) end
     park(base, job, number or next_number(base), control, lane, due)
@@ -275,6 +275,16 @@ local function has_to_wait(job, payload)
     rearm(base, from, control, now)
   end
   return false
+end
+
+-- As has_to_wait; one that waits for a key of a wrong kind is looked at again, until somebody has put that right.
+local function is_held_back(job, payload)
+  local readable, waits = pcall(has_to_wait, job, payload)
+  if readable then return waits end
+  call('HDEL', claims, job)
+  call('ZADD', incomplete, string.format('%.3f', now / 1000 + SPOILT_SECONDS), job)
+  next_due = nil
+  return true
 end
 
 local claimed = {}
@@ -307,6 +317,7 @@ while ids do
       call('HDEL', claims, job)
       forget(job)
       flow_step(job, 'f', '"its record is gone"', now)
+      steered = steered or call('EXISTS', base .. 'controls') == 1
     elseif not scores[i] or (held[i] and call('LPOS', active, job)) or seen[job] then
       -- Ended, or in the queue twice and running.
       if not scores[i] then
@@ -317,7 +328,7 @@ while ids do
       next_due = nil
       if steered then withdraw(base, job, select(2, control_get(base, job)), now) end
       call('ZADD', incomplete, string.format('%.3f', now / 1000 + APART_SECONDS), job)
-    elseif not (steered and has_to_wait(job, payloads[i])) then
+    elseif not (steered and is_held_back(job, payloads[i])) then
       suspected = suspected or suspect
       seen[job] = true
       taken[#taken + 1] = job
@@ -355,9 +366,8 @@ if not next_due then
 end
 if steered then
   -- What may run and finds no room here is to be seen by others.
-  let_go_due(base, now, turn)
+  let_go_due(base, now)
   show_ready(base)
-  if call('EXISTS', base .. 'orders') == 1 then call('HSET', base .. 'orders', 'turn', turn) end
   forget_numbers(base)
   next_due = sooner(next_due, call('ZRANGE', base .. 'lanes', 0, 0, 'WITHSCORES')[2])
 end

@@ -25,34 +25,13 @@ local some_marked = call('EXISTS', unpack(marks)) > 0
 
 local stands = {} -- by what is unique, of this call
 
--- Return the job that stands for a unique one, or false.
-local function standing(what, limit)
-  local mark = base .. 'unique:' .. what
-  local holder = stands[what] or call('GET', mark)
-  if not holder or stands[what] or type(limit) == 'number' then return holder end
-  local waits = call('ZSCORE', incomplete, holder)
-  if limit == 'start' then
-    waits = waits and call('HEXISTS', base .. 'claims', holder) == 0 and not call('LPOS', base .. 'active', holder)
-  end
-  return waits and holder
-end
-
-local function stand(what, limit, job)
-  stands[what] = job
-  if type(limit) == 'number' then
-    call('SET', base .. 'unique:' .. what, job, 'PX', string.format('%.0f', limit))
-  else
-    call('SET', base .. 'unique:' .. what, job)
-  end
-end
-
 local answers, seen = {}, {}
 local taken, payloads, scores = {}, {}, {}
 for i, job in ipairs(jobs) do
   local at = OWN_ARGS + 3 * i - 2
   local payload, score, once = ARGV[at], ARGV[at + 1], ARGV[at + 2]
   local unique = string.find(payload, CONTROL_MARK, 1, true) and (control_in(payload) or {}).unique
-  local holder = unique and standing(unique[1], unique[2])
+  local holder = unique and (stands[unique[1]] or standing(base, unique))
   if holder then
     answers[i] = holder
   -- A job without a record cannot run; its key is free.
@@ -62,7 +41,7 @@ for i, job in ipairs(jobs) do
     answers[i] = 1
     seen[job] = true
     if once == '1' then call('SET', marks[i], 1, 'EX', MARKED_SECONDS) end
-    if unique then stand(unique[1], unique[2], job) end
+    if unique then stands[unique[1]] = job end
     taken[#taken + 1], payloads[#payloads + 1] = job, payload
     scores[#scores + 1] = due_second(score, now)
   end

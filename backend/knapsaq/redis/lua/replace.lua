@@ -16,13 +16,14 @@ if not before or begun or call('GET', base .. 'unique:' .. what) ~= job then ret
 score = due_second(score, now)
 local control = control_in(payload)
 local number, old = control_get(base, job)
-local same_place = old.priority == control.priority and old.fair == control.fair
-if tonumber(before) == 0 and score == 0 then
+local parked = call('HEXISTS', base .. 'parked', job) == 1
+if old and control and tonumber(before) == 0 and score == 0 then
   call('SET', job, payload)
-  if not same_place then
+  if parked or old.priority ~= control.priority or old.fair ~= control.fair then
+    -- It may wait elsewhere now; one that was parked is looked at again, and if need be parked by the number it has.
     call('LREM', base .. 'queued', 1, job)
     withdraw(base, job, old, now)
-    make_ready(base, job, number, control)
+    make_ready(base, job, number, control, parked)
   end
   call('HSET', base .. 'controls', job, number .. ' ' .. cjson.encode(control))
 else
@@ -31,5 +32,7 @@ else
   call('HDEL', base .. 'controls', job)
   accept(base, { job }, { payload }, { score }, now)
 end
+let_go_due(base, now)
+show_ready(base)
 call('PUBLISH', job, 'queued')
 return 1

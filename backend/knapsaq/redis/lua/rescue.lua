@@ -35,12 +35,12 @@ for i = #running, 1, -1 do
   local job = running[i]
   if own[job] then
     if redis.call('LREM', active, -1, job) == 1 then
-      redis.call('LPUSH', queued, job)
+      put_back(base, job)
       redis.call('HSET', crashes, job, (redis.call('HGET', crashes, job) or '') .. string.format('%d', now) .. ' ' .. worker .. '\n')
       rescued[#rescued + 1] = job
     end
   end
 end
-let_go_due(base, now, 1)
+let_go_due(base, now)
 redis.call('ZREM', leases, worker)
 return rescued

@@ -8,8 +8,8 @@ local base = base_of(incomplete)
 local lane = base .. 'lane:s:' .. id
 
 redis.call('HDEL', base .. 'strikes', id)
-for turn = 1, tonumber(limit) do
-  local job = pool_pick(base, lane, turn * OTHERS_EACH + 1, true)
+for _ = 1, tonumber(limit) do
+  local job = pool_pick(base, lane, false)
   if not job then break end
   redis.call('HDEL', base .. 'parked', job)
   local number, control = control_get(base, job)

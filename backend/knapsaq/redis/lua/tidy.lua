@@ -1,26 +1,32 @@
--- Look at some controlled jobs: forget those that have ended outside of our scripts, let go what nobody else lets go.
+-- Look at some controlled or parked jobs: forget those that somebody else has ended, let go what nobody else lets go.
 -- keys: incomplete
--- args: now cursor count
--- Returns the cursor for the next call, 0 at the end, and how many jobs were forgotten.
+-- args: now count | cursor
+-- The cursors are those of the controlled and of the parked jobs.
+-- Returns how many jobs were forgotten, and the cursors for the next call, 0 at the end.
 local incomplete = KEYS[1]
-local now, cursor, count = unpack(ARGV)
+local now, count = unpack(ARGV, 1, 2)
+local OWN_ARGS = 2
 local call = redis.call
 local base = base_of(incomplete)
 now = time_ms(now)
 
-local forgotten = 0
-local next, entries = unpack(call('HSCAN', base .. 'controls', cursor, 'COUNT', count))
-for i = 1, #entries, 2 do
-  local job = entries[i]
-  if not call('ZSCORE', incomplete, job) then
-    end_control(base, job, now)
-    forgotten = forgotten + 1
-  else
-    local lane = call('HGET', base .. 'parked', job)
-    if lane and string.sub(lane, 1, 1) ~= '>' and not call('ZSCORE', base .. 'lanes', lane) then
-      rearm(base, lane, select(2, control_of(entries[i + 1])), now)
+local answer = { 0 }
+for i, name in ipairs({ 'controls', 'parked' }) do
+  local next, entries = unpack(call('HSCAN', base .. name, ARGV[OWN_ARGS + i], 'COUNT', count))
+  answer[i + 1] = tonumber(next)
+  for at = 1, #entries, 2 do
+    local job = entries[at]
+    if not call('ZSCORE', incomplete, job) then
+      end_control(base, job, now)
+      answer[1] = answer[1] + 1
+    else
+      local lane = call('HGET', base .. 'parked', job)
+      if lane and string.sub(lane, 1, 1) ~= '>' and not call('ZSCORE', base .. 'lanes', lane) then
+        rearm(base, lane, select(2, control_get(base, job)), now)
+      end
     end
   end
 end
-let_go_due(base, now, 1)
-return { tonumber(next), forgotten }
+let_go_due(base, now)
+show_ready(base)
+return answer

@@ -16,7 +16,7 @@ local lane = place and string.sub(place, 1, 1) ~= '>' and place or ''
 local due, holders, strike, ahead = '', {}, '', 0
 if lane ~= '' then
   local kind, name = string.sub(lane, 1, 1), string.sub(lane, 3)
-  due = call('ZSCORE', base .. 'lanes', lane) or ''
+  due = not is_going(base, lane) and call('ZSCORE', base .. 'lanes', lane) or ''
   ahead = call('ZRANK', pool_of(base .. 'lane:' .. lane, control), job) or 0
   if kind == 'c' then holders = call('SMEMBERS', base .. 'slots:' .. name) end
   if kind == 's' then strike = call('HGET', base .. 'strikes', name) or '' end

@@ -7,6 +7,28 @@ local function due_second(score, now)
   return tonumber(score) > 0 and score or 0
 end
 
+-- Return the job that stands for a unique one, or false; one without a record cannot run, and stands for none.
+local function standing(base, unique)
+  local what, limit = unpack(unique)
+  local holder = redis.pcall('GET', base .. 'unique:' .. what)
+  if type(holder) ~= 'string' or redis.call('EXISTS', holder) == 0 then return false end
+  if type(limit) == 'number' then return holder end
+  local waits = redis.call('ZSCORE', base .. 'incomplete', holder)
+  if limit == 'start' then
+    waits = waits and redis.call('HEXISTS', base .. 'claims', holder) == 0 and not redis.call('LPOS', base .. 'active', holder)
+  end
+  return waits and holder
+end
+
+local function stand(base, unique, job)
+  local what, limit = unpack(unique)
+  if type(limit) == 'number' then
+    redis.call('SET', base .. 'unique:' .. what, job, 'PX', string.format('%.0f', limit))
+  else
+    redis.call('SET', base .. 'unique:' .. what, job)
+  end
+end
+
 -- Give a job its number and its control for as long as it has not ended.
 local function enroll(base, job, control)
   local number = next_number(base)
@@ -34,10 +56,11 @@ local function accept(base, jobs, payloads, scores, now)
   redis.call('MSET', unpack(stored))
   redis.call('ZADD', base .. 'incomplete', unpack(scored))
   -- What earlier jobs of these keys have left behind, as after they were ended by hand or by a program of SAQ.
-  local controls, claims, aborts, crashes = base .. 'controls', base .. 'claims', base .. 'aborts', base .. 'crashes'
-  if redis.call('EXISTS', claims, aborts, crashes, controls) > 0 then
-    if redis.call('EXISTS', controls) == 1 then
-      for i, entry in ipairs(redis.call('HMGET', controls, unpack(jobs))) do
+  local controls, parked = base .. 'controls', base .. 'parked'
+  local claims, aborts, crashes = base .. 'claims', base .. 'aborts', base .. 'crashes'
+  if redis.call('EXISTS', claims, aborts, crashes, controls, parked) > 0 then
+    for _, key in ipairs(redis.call('EXISTS', controls, parked) > 0 and { controls, parked } or {}) do
+      for i, entry in ipairs(redis.call('HMGET', key, unpack(jobs))) do
         if entry then end_control(base, jobs[i], now) end
       end
     end
@@ -49,6 +72,7 @@ local function accept(base, jobs, payloads, scores, now)
   for _, one in ipairs(controlled) do
     local job, control, score = unpack(one)
     local number = enroll(base, job, control)
+    if control.unique and not standing(base, control.unique) then stand(base, control.unique, job) end
     if score == 0 and is_ranked(control) then make_ready(base, job, number, control) end
   end
   -- A push wakes blocked workers by itself; a new due time has to be told.

@@ -4,23 +4,31 @@
 -- order, and the control as JSON. A job that has to wait for a limit is parked in that limit's lane: r: and a name for a
 -- rate, c: and a name for a concurrency, s: and a number for a strike. parked has the lane of each such job; a > before
 -- it says that the job was let go, and stands among those that may run until a worker takes it. lanes has the lanes by
--- the millisecond at which the next job is to be let go; of a lane that is not there somebody else will say so: the job
--- that was let go, as it is taken, or one that gives back a slot.
+-- the millisecond at which the next job is to be let go: inf while the one before is on its way, so that they keep their
+-- order; as it is taken, it says when. Of a lane that is not there the one says so that gives back a slot.
 -- A pool is a set of jobs in order: those without a tenant in the sorted set of its name, those of a tenant in
--- <pool> tenant <tenant>, and in <pool> tenants the tenants by how much they have had; no name has a blank of its own. Each lane is a pool, and ready,
--- which has the jobs with a priority or a tenant that may run. All others that may run are in queued, and one is there
--- as long as any may run, as idle workers look there alone.
+-- <pool> tenant <tenant>, in <pool> tenants the tenants by how much they have had, and in <pool> turns how many turns each
+-- of them has had since its jobs began to wait; no name has a blank of its own. Each lane is a pool, and ready, which has
+-- the jobs with a priority or a tenant that may run. All others that may run are in queued, and one is there as long as
+-- any may run, as idle workers look there alone.
+-- Whatever records and keys hold, nothing here raises behind a pop: what makes no sense is as if it were not there.
 -- Sources: rates by GCRA, ITU-T I.371 (1996); tenants by stride scheduling, Waldspurger and Weihl (1995).
-local CONTROL_MARK = '"control":{'
+local CONTROL_MARK = '"control":'
 local BAND = 1099511627776 -- 2^40: so many jobs may have a number before two priorities meet
 local CLASSES = 10
 local OTHERS_EACH = 10 -- one in so many jobs is not of the highest priority that waits
 local LIMIT_KEPT_MS = 60000
+local TURNS_KEPT_SECONDS = 3600
+local MOST = 9007199254740992 -- 2^53: up to there whole numbers are exact
 local HOLDERS_CHECKED = 100
 local LET_GO_AT_ONCE = 500
 
 local function is_name(value)
   return type(value) == 'string' and value ~= '' and not string.find(value, '%s')
+end
+
+local function is_number(value)
+  return type(value) == 'number' and value >= 1 and value <= MOST
 end
 
 -- Return those entries of a list in which the fields are of the kinds that are expected; records may hold anything.
@@ -29,36 +37,56 @@ local function limits_of(list, fields)
   for _, limit in ipairs(type(list) == 'table' and list or {}) do
     local good = type(limit) == 'table' and is_name(limit[1])
     for i = 2, fields do
-      good = good and type(limit[i]) == 'number' and limit[i] >= 1
+      good = good and is_number(limit[i])
     end
-    if good then kept[#kept + 1] = limit end
+    if good then kept[#kept + 1] = { unpack(limit, 1, fields) } end
   end
   return kept
+end
+
+-- Return what is unique about a job and for how long, or nil.
+local function unique_of(given)
+  if type(given) ~= 'table' or not is_name(given[1]) then return nil end
+  local limit = given[2]
+  return (limit == 'start' or limit == 'end' or is_number(limit)) and { given[1], limit } or nil
+end
+
+-- Return a control in which everything is of the right kind, or nil.
+local function checked(given)
+  if type(given) ~= 'table' then return nil end
+  return {
+    priority = math.max(0, math.min(math.floor(tonumber(given['priority']) or 0), CLASSES - 1)),
+    fair = is_name(given['fair']) and given['fair'] or nil,
+    rates = limits_of(given['rates'], 3),
+    slots = limits_of(given['slots'], 2),
+    unique = unique_of(given['unique']),
+  }
+end
+
+-- Return a record and what is ours in it, each of which may be nil.
+local function record_in(payload)
+  local readable, record = pcall(cjson.decode, payload)
+  if not readable or type(record) ~= 'table' then return nil end
+  local meta = record['meta']
+  local own = type(meta) == 'table' and meta['knapsaq']
+  return record, type(own) == 'table' and own or nil
 end
 
 -- Return the control in a record, or nil.
 local function control_in(payload)
   if not string.find(payload, CONTROL_MARK, 1, true) then return nil end
-  local readable, record = pcall(cjson.decode, payload)
-  local given = readable and type(record) == 'table' and record['meta']
-  given = type(given) == 'table' and given['knapsaq']
-  given = type(given) == 'table' and given['control']
-  if type(given) ~= 'table' then return nil end
-  local priority, unique = tonumber(given['priority']) or 0, given['unique']
-  return {
-    priority = math.max(0, math.min(math.floor(priority), CLASSES - 1)),
-    fair = is_name(given['fair']) and given['fair'] or nil,
-    rates = limits_of(given['rates'], 3),
-    slots = limits_of(given['slots'], 2),
-    unique = type(unique) == 'table' and is_name(unique[1]) and unique or nil,
-  }
+  local _, own = record_in(payload)
+  return own and checked(own['control'])
 end
 
--- Return a job's number and its control, from an entry of controls.
+-- Return a job's number and its control, from an entry of controls; nil where nobody can read it.
 local function control_of(entry)
-  if not entry then return nil end
-  local number, text = string.match(entry, '^(%d+) (.*)$')
-  return tonumber(number), cjson.decode(text)
+  local number, text = string.match(entry or '', '^(%d+) (.*)$')
+  if not number then return nil end
+  local readable, given = pcall(cjson.decode, text)
+  local control = readable and checked(given)
+  if not control then return nil end
+  return math.min(tonumber(number), BAND - 1), control
 end
 
 local function control_get(base, job)
@@ -88,22 +116,29 @@ local function pool_add(pool, job, number, control)
   end
 end
 
+local function forget_tenant(pool, tenant)
+  redis.call('ZREM', pool .. ' tenants', tenant)
+  redis.call('HDEL', pool .. ' turns', tenant)
+end
+
 -- Whether any job is in a pool; tenants without jobs are forgotten once it is their turn.
 local function pool_waits(pool)
   if redis.call('EXISTS', pool) == 1 then return true end
-  local tenants = pool .. ' tenants'
-  local tenant = redis.call('ZRANGE', tenants, 0, 0)[1]
+  local tenant = redis.call('ZRANGE', pool .. ' tenants', 0, 0)[1]
   while tenant do
     if tenant ~= '' and redis.call('EXISTS', pool .. ' tenant ' .. tenant) == 1 then return true end
-    redis.call('ZREM', tenants, tenant)
-    tenant = redis.call('ZRANGE', tenants, 0, 0)[1]
+    forget_tenant(pool, tenant)
+    tenant = redis.call('ZRANGE', pool .. ' tenants', 0, 0)[1]
   end
+  redis.call('DEL', pool .. ' turns')
   return false
 end
 
--- Take the first job of a tenant. Of ten turns one is that of a priority, each in its turn, or of those below it.
-local function first_of(key, turn, queued)
-  local job
+-- Take the first job of a tenant. Of ten of its turns one is that of a priority, each in its turn, or of those below it:
+-- the first job of the lowest priority is taken within 100 turns.
+local function first_of(pool, tenant, counted, queued)
+  local key, job = tenant == '' and pool or pool .. ' tenant ' .. tenant, nil
+  local turn = counted and redis.call('HINCRBY', pool .. ' turns', tenant, 1) or 1
   if turn % OTHERS_EACH == 0 then
     local class = math.floor(turn / OTHERS_EACH) % CLASSES
     job = redis.call('ZRANGEBYSCORE', key, (CLASSES - 1 - class) * BAND, '+inf', 'LIMIT', 0, 1)[1]
@@ -113,38 +148,56 @@ local function first_of(key, turn, queued)
   return job or redis.call('ZPOPMIN', key)[1] or (queued and redis.call('LPOP', queued)) or nil
 end
 
--- Take the job of a pool whose turn it is, or return nil; with queued among those without a tenant.
-local function pool_pick(base, pool, turn, charged, queued)
+local function weight_of(base, tenant)
+  local weight = tonumber(redis.call('HGET', base .. 'weights', tenant) or 1)
+  return weight and weight >= 1e-6 and weight <= MOST and weight or 1
+end
+
+-- Take the job of a pool whose turn it is, or return nil; with queued among those without a tenant. A turn that is not
+-- counted costs its tenant nothing.
+local function pool_pick(base, pool, counted, queued)
   local tenants = pool .. ' tenants'
   local first = redis.call('ZRANGE', tenants, 0, 0, 'WITHSCORES')
-  if not first[1] then return first_of(pool, turn, queued) end
+  if not first[1] then return first_of(pool, '', counted, queued) end
   if redis.call('EXISTS', pool, queued or pool) > 0 and not redis.call('ZSCORE', tenants, '') then
     redis.call('ZADD', tenants, first[2], '')
   end
   while true do
     local tenant, passed = unpack(redis.call('ZRANGE', tenants, 0, 0, 'WITHSCORES'))
     if not tenant then return nil end
-    local job
-    if tenant == '' then job = first_of(pool, turn, queued) else job = first_of(pool .. ' tenant ' .. tenant, turn) end
+    local job = first_of(pool, tenant, counted, tenant == '' and queued)
     if job then
-      local weight = charged and (redis.call('HGET', base .. 'weights', tenant) or 1)
-      if weight then redis.call('ZADD', tenants, passed + 1 / weight, tenant) end
+      if counted then redis.call('ZADD', tenants, passed + 1 / weight_of(base, tenant), tenant) end
       return job
     end
-    redis.call('ZREM', tenants, tenant)
+    forget_tenant(pool, tenant)
   end
 end
 
 -- Take back what a tenant was charged for a job that does not run yet.
 local function refund(base, control)
-  local weight = control and control.fair and (redis.call('HGET', base .. 'weights', control.fair) or 1)
-  if weight then redis.call('ZADD', base .. 'ready tenants', 'XX', 'INCR', -1 / weight, control.fair) end
+  local tenant = control and control.fair or ''
+  redis.call('ZADD', base .. 'ready tenants', 'XX', 'INCR', -1 / weight_of(base, tenant), tenant)
+end
+
+-- Move jobs away from the head of queued that belong to ready: one was there to be seen. None stays behind another job.
+local function rank_heads(base)
+  local queued = base .. 'queued'
+  local job = redis.call('LINDEX', queued, 0)
+  while job do
+    local number, control = control_get(base, job)
+    if not is_ranked(control) then return end
+    redis.call('LPOP', queued)
+    pool_add(base .. 'ready', job, number, control)
+    job = redis.call('LINDEX', queued, 0)
+  end
 end
 
 -- Put a job among those that may run.
 local function make_ready(base, job, number, control, to_front)
   local queued = base .. 'queued'
   if not is_ranked(control) then
+    if to_front then rank_heads(base) end
     redis.call(to_front and 'LPUSH' or 'RPUSH', queued, job)
   elseif redis.call('EXISTS', queued) == 0 then
     redis.call('RPUSH', queued, job)
@@ -153,10 +206,16 @@ local function make_ready(base, job, number, control, to_front)
   end
 end
 
+-- Put a job that has been taken already before all others of its kind.
+local function put_back(base, job)
+  local number, control = control_get(base, job)
+  make_ready(base, job, number, control, true)
+end
+
 -- Return the millisecond from which on a rate allows a job.
 local function rate_due(base, rate, now)
   local name, interval_us, burst = unpack(rate, 1, 3)
-  local reached_us = redis.call('GET', base .. 'rate:' .. name)
+  local reached_us = tonumber(redis.call('GET', base .. 'rate:' .. name) or '')
   if not reached_us then return now end
   return math.max(now, math.ceil((reached_us - (burst - 1) * interval_us) / 1000))
 end
@@ -167,29 +226,36 @@ local function has_slot(base, slot)
   local holders = base .. 'slots:' .. name
   local held = redis.call('SCARD', holders)
   if held < most then return true end
-  if held > HOLDERS_CHECKED then return false end
-  for _, holder in ipairs(redis.call('SMEMBERS', holders)) do
-    if redis.call('HEXISTS', base .. 'claims', holder) == 0 then
-      redis.call('SREM', holders, holder)
-      held = held - 1
-    end
+  local some = redis.call('SRANDMEMBER', holders, HOLDERS_CHECKED)
+  for i, claim in ipairs(redis.call('HMGET', base .. 'claims', unpack(some))) do
+    if not claim then held = held - redis.call('SREM', holders, some[i]) end
   end
   return held < most
 end
 
--- Say when a lane's next job is to be let go, from the control of a job that was let go from it.
+-- Whether a job that was let go from a lane is still on its way.
+local function is_going(base, lane)
+  return tonumber(redis.call('ZSCORE', base .. 'lanes', lane) or 0) == math.huge
+end
+
+local function arm(base, lane, due)
+  if not is_going(base, lane) then redis.call('ZADD', base .. 'lanes', due, lane) end
+end
+
+-- Say when a lane's next job is to be let go, by the control of one that was let go from it. Where that tells nothing,
+-- as limits have changed meanwhile, it is now: the next job sees for itself.
 local function rearm(base, lane, control, now)
-  if not pool_waits(base .. 'lane:' .. lane) then
-    redis.call('ZREM', base .. 'lanes', lane)
-    return
-  end
-  local kind, name = string.sub(lane, 1, 1), string.sub(lane, 3)
+  redis.call('ZREM', base .. 'lanes', lane)
+  if not pool_waits(base .. 'lane:' .. lane) then return end
+  local kind, name, due = string.sub(lane, 1, 1), string.sub(lane, 3), now
+  if kind == 's' and redis.call('HEXISTS', base .. 'strikes', name) == 1 then return end
   for _, rate in ipairs(kind == 'r' and control and control.rates or {}) do
-    if rate[1] == name then redis.call('ZADD', base .. 'lanes', rate_due(base, rate, now), lane) end
+    if rate[1] == name then due = rate_due(base, rate, now) end
   end
   for _, slot in ipairs(kind == 'c' and control and control.slots or {}) do
-    if slot[1] == name and has_slot(base, slot) then redis.call('ZADD', base .. 'lanes', now, lane) end
+    if slot[1] == name and not has_slot(base, slot) then return end
   end
+  redis.call('ZADD', base .. 'lanes', due, lane)
 end
 
 -- Return the lane in which a job has to wait, and the millisecond at which that is over if it is known; nil if it may run.
@@ -207,18 +273,24 @@ local function blocked_by(base, control, let_go, now)
   end
 end
 
--- Whether a job may not be started any more, so that it is taken at once and ended.
+-- Whether a job may not be started any more, so that it is taken at once and ended; as Job.expired says.
 local function is_over(payload, now)
-  if not string.find(payload, '"expires_at":', 1, true) then return false end
-  local readable, record = pcall(cjson.decode, payload)
-  local extras = readable and record['meta']['knapsaq']
-  return extras and (tonumber(extras['expires_at']) or now) < now
+  if not string.find(payload, '"expires_', 1, true) then return false end
+  local record, own = record_in(payload)
+  if not own then return false end
+  local finish, length = tonumber(own['expires_at']), tonumber(own['expires_in'])
+  if length then
+    local from = math.max(tonumber(record['queued']) or 0, (tonumber(record['scheduled']) or 0) * 1000)
+    finish = math.floor(from + length * 1000)
+  end
+  return finish ~= nil and finish > 0 and finish < now
 end
 
 local function strikes_of(base)
   local strikes, found = {}, redis.call('HGETALL', base .. 'strikes')
   for i = 1, #found, 2 do
-    strikes[#strikes + 1] = { found[i], cjson.decode(found[i + 1]) }
+    local readable, rule = pcall(cjson.decode, found[i + 1])
+    if readable and type(rule) == 'table' then strikes[#strikes + 1] = { found[i], rule } end
   end
   return strikes
 end
@@ -226,8 +298,8 @@ end
 -- Return the strike that a job has to wait for, or nil.
 local function struck_by(strikes, payload)
   if #strikes == 0 then return nil end
-  local readable, record = pcall(cjson.decode, payload)
-  if not readable or type(record) ~= 'table' then return nil end
+  local record = record_in(payload)
+  if not record then return nil end
   local arguments = type(record['kwargs']) == 'table' and record['kwargs'] or {}
   for _, strike in ipairs(strikes) do
     local id, rule = unpack(strike)
@@ -239,14 +311,15 @@ end
 local function park(base, job, number, control, lane, due)
   pool_add(base .. 'lane:' .. lane, job, number, control)
   redis.call('HSET', base .. 'parked', job, lane)
-  if due then redis.call('ZADD', base .. 'lanes', due, lane) end
+  if due then arm(base, lane, due) end
 end
 
 -- Count a job that begins.
 local function consume(base, job, control, now)
   for _, rate in ipairs(control.rates) do
     local name, interval_us = unpack(rate, 1, 2)
-    local reached_us = math.max(tonumber(redis.call('GET', base .. 'rate:' .. name) or 0), now * 1000) + interval_us
+    local before_us = tonumber(redis.call('GET', base .. 'rate:' .. name) or '') or 0
+    local reached_us = math.max(before_us, now * 1000) + interval_us
     local kept_ms = math.ceil(reached_us / 1000) - now + LIMIT_KEPT_MS
     redis.call('SET', base .. 'rate:' .. name, string.format('%.0f', reached_us), 'PX', string.format('%.0f', kept_ms))
   end
@@ -256,18 +329,19 @@ local function consume(base, job, control, now)
 end
 
 -- Let the next job of a lane go; whoever takes it sees to the one after that.
-local function let_go(base, lane, turn)
+local function let_go(base, lane)
   redis.call('ZREM', base .. 'lanes', lane)
-  local job = pool_pick(base, base .. 'lane:' .. lane, turn, true)
+  local job = pool_pick(base, base .. 'lane:' .. lane, true)
   if not job then return end
+  redis.call('ZADD', base .. 'lanes', '+inf', lane)
   redis.call('HSET', base .. 'parked', job, '>' .. lane)
   local number, control = control_get(base, job)
   make_ready(base, job, number, control, true)
 end
 
-local function let_go_due(base, now, turn)
+local function let_go_due(base, now)
   for _, lane in ipairs(redis.call('ZRANGEBYSCORE', base .. 'lanes', '-inf', now, 'LIMIT', 0, LET_GO_AT_ONCE)) do
-    let_go(base, lane, turn)
+    pcall(let_go, base, lane) -- a key of a wrong kind holds up its own lane alone
   end
 end
 
@@ -275,21 +349,25 @@ end
 local function release(base, job, control, now)
   for _, slot in ipairs(control.slots) do
     local lane = 'c:' .. slot[1]
-    if redis.call('SREM', base .. 'slots:' .. slot[1], job) == 1 and pool_waits(base .. 'lane:' .. lane) then
-      redis.call('ZADD', base .. 'lanes', now, lane)
+    if redis.pcall('SREM', base .. 'slots:' .. slot[1], job) == 1 and pool_waits(base .. 'lane:' .. lane) then
+      arm(base, lane, now)
     end
   end
 end
 
 -- Return the earlier of a due second and a millisecond; '' is none.
 local function sooner(second, millisecond)
-  if not millisecond then return second end
+  if not millisecond or tonumber(millisecond) == math.huge then return second end
   if (second or '') ~= '' and tonumber(second) * 1000 <= tonumber(millisecond) then return second end
   return string.format('%.3f', millisecond / 1000)
 end
 
 local function forget_numbers(base)
-  if redis.call('EXISTS', base .. 'controls', base .. 'parked') == 0 then redis.call('DEL', base .. 'orders') end
+  if redis.call('EXISTS', base .. 'controls', base .. 'parked') == 0 then
+    redis.call('DEL', base .. 'orders', base .. 'ready tenants')
+    -- What is not urgent may wait on there, and its turns count when urgent jobs come again.
+    redis.call('EXPIRE', base .. 'ready turns', redis.call('EXISTS', base .. 'queued') == 1 and TURNS_KEPT_SECONDS or 0)
+  end
 end
 
 -- Take a job out of the pools; nothing happens to one that is in none.
@@ -302,7 +380,7 @@ local function withdraw(base, job, control, now)
     rearm(base, string.sub(lane, 2), control, now)
   else
     redis.call('ZREM', pool_of(base .. 'lane:' .. lane, control), job)
-    if not pool_waits(base .. 'lane:' .. lane) then redis.call('ZREM', base .. 'lanes', lane) end
+    if not (pool_waits(base .. 'lane:' .. lane) or is_going(base, lane)) then redis.call('ZREM', base .. 'lanes', lane) end
   end
 end
 
@@ -310,11 +388,11 @@ end
 local function end_control(base, job, now)
   local _, control = control_get(base, job)
   withdraw(base, job, control, now)
+  redis.call('HDEL', base .. 'controls', job)
   if control then
-    redis.call('HDEL', base .. 'controls', job)
     release(base, job, control, now)
     local mark = control.unique and base .. 'unique:' .. control.unique[1]
-    if mark and type(control.unique[2]) == 'string' and redis.call('GET', mark) == job then redis.call('DEL', mark) end
+    if mark and type(control.unique[2]) == 'string' and redis.pcall('GET', mark) == job then redis.call('DEL', mark) end
   end
   forget_numbers(base)
 end
@@ -323,6 +401,6 @@ end
 local function show_ready(base)
   local queued = base .. 'queued'
   if redis.call('EXISTS', queued) == 1 then return end
-  local job = pool_pick(base, base .. 'ready', 1, false)
+  local job = pool_pick(base, base .. 'ready', false)
   if job then redis.call('LPUSH', queued, job) end
 end
