@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from redis import Redis as BlockingRedis
 
 from knapsaq.cli import main
 
@@ -52,6 +53,13 @@ async def nightly(batch: int = 1) -> None: ...
 """
 
 Run = Callable[..., Result]
+
+
+@pytest.fixture(autouse=True)
+def empty_broker(broker_url: str) -> None:
+    """Nothing of an earlier test is on the server: a worker that was killed is listed until its news expires."""
+    with BlockingRedis.from_url(broker_url) as redis:
+        redis.flushall()
 
 
 @pytest.fixture
