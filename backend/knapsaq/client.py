@@ -24,7 +24,8 @@ from knapsaq.queue import Queue
 from knapsaq.redis.connection import check_broker, open_redis
 from knapsaq.redis.embedded import EmbeddedBroker
 from knapsaq.registry import Registry, get_registry
-from knapsaq.settings import EMBEDDED, Settings
+from knapsaq.setting_checks import EMBEDDED
+from knapsaq.settings import Settings
 from knapsaq.workflow import WorkflowJob
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypedDict
 
 from knapsaq.errors import InvalidArgumentsError, OptionError, TaskDefinitionError
 from knapsaq.hooks import EXPECTED, UnfitError, middlewares
-from knapsaq.settings import QUEUE_NAME
+from knapsaq.setting_checks import QUEUE_NAME
 from knapsaq.timing import Duration, epoch_seconds, seconds
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9_.:\-{}/]{1,200}")

@@ -80,7 +80,7 @@ def prompt(dog: watchdog.Watchdog) -> None:
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
     """A short lease, and no limit to what a test does to its own loop."""
-    return settings.model_copy(update={"lease": 1.0, "loop_stall_limit": 0})
+    return settings.with_values(lease=1.0, loop_stall_limit=0)
 
 
 @pytest.fixture
@@ -301,7 +301,7 @@ class TestProcess:
     async def test_a_process_that_somebody_steps_through_is_not_ended(
         self, start: Callable[..., AbstractContextManager[Program]], queue: Queue
     ) -> None:
-        """At its prompt the loop is blocked for as long as the user thinks; what comes then has the limit for itself."""
+        """At its prompt the loop is blocked for as long as its user thinks; what comes then has the whole limit."""
         job = await queue.enqueue("inspect")
         with start(lease=60.0) as worker:
             await ended(job)

@@ -46,8 +46,8 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from knapsaq.environment import redact
 from knapsaq.errors import BrokerError
-from knapsaq.settings import redact
 
 CONNECT_TIMEOUT = 5.0
 COMMAND_TIMEOUT = 10.0
