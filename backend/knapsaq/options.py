@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -10,7 +9,7 @@ from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import Any, Literal, TypedDict
 
-from knapsaq.errors import InvalidArgumentsError, OptionError, TaskDefinitionError
+from knapsaq.errors import InvalidArgumentsError, OptionError, TaskDefinitionError, closest
 from knapsaq.hooks import EXPECTED, UnfitError, middlewares
 from knapsaq.setting_checks import QUEUE_NAME
 from knapsaq.timing import Duration, epoch_seconds, seconds
@@ -196,8 +195,8 @@ def check(place: str, given: Mapping[str, Any], checks: Mapping[str, tuple[str, 
     checked: dict[str, Any] = {}
     for option, value in given.items():
         if option not in checks:
-            close = difflib.get_close_matches(option, checks, n=1)
-            hint = f" (did you mean {close[0]!r}?)" if close else ""
+            close = closest(option, checks)
+            hint = f" (did you mean {close!r}?)" if close else ""
             raise OptionError(place, option, value, f"one of the options {', '.join(checks)}{hint}")
         if value is None:
             continue

@@ -1,23 +1,22 @@
 """The command line: ``knapsaq -A MODULE COMMAND``.
 
-Each command is a module of its own. A command imports the application, does one
-thing with it, and prints the result to standard output; everything else, errors
+Each command is a module of its own, imported when somebody asks for it: a worker's
+memory has no room for what prints tables. A command imports the application, does
+one thing with it, and prints the result to standard output; everything else, errors
 and logs above all, goes to standard error.
 """
 
 from __future__ import annotations
 
+import importlib
+
 import rich_click as click
 
-from knapsaq.cli.doctor import doctor
-from knapsaq.cli.enqueue import enqueue
 from knapsaq.cli.reporting import DEBUG_VARIABLE, ReportingGroup
-from knapsaq.cli.revoke import revoke
-from knapsaq.cli.schedules import schedules
-from knapsaq.cli.tasks import tasks
-from knapsaq.cli.worker import worker
 
 __all__ = ["main"]
+
+COMMANDS = ("worker", "tasks", "enqueue", "schedules", "revoke", "doctor")
 
 EXAMPLES = """
 knapsaq -A app.queue.config worker --queues default,mail
@@ -33,7 +32,22 @@ knapsaq -A app.queue.config doctor
 """
 
 
-@click.group(cls=ReportingGroup, epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
+class Commands(ReportingGroup):
+    """The commands, each in the module of its name."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """Return the commands' names."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - likewise
+        """Return a command, if there is one of this name."""
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = getattr(importlib.import_module(f"{__name__}.{cmd_name}"), cmd_name)
+        return command
+
+
+@click.group(cls=Commands, epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "-A",
     "--app",
@@ -46,11 +60,3 @@ knapsaq -A app.queue.config doctor
 def main(ctx: click.Context, app: str | None, debug: bool) -> None:  # noqa: ARG001 - ReportingGroup reads `debug`
     """Run tasks, queue them, and look after them."""
     ctx.obj = app
-
-
-main.add_command(worker)
-main.add_command(tasks)
-main.add_command(enqueue)
-main.add_command(schedules)
-main.add_command(revoke)
-main.add_command(doctor)

@@ -14,7 +14,7 @@ import msgspec
 import rich_click as click
 from rich.text import Text
 
-from knapsaq.children import find_again
+from knapsaq.child import find_again
 from knapsaq.cli.loading import App, load
 from knapsaq.cli.reporting import output
 from knapsaq.client import Client, connect
