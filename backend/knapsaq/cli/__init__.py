@@ -9,6 +9,8 @@ and logs above all, goes to standard error.
 from __future__ import annotations
 
 import importlib
+from collections import UserDict
+from typing import Any
 
 import rich_click as click
 
@@ -32,22 +34,19 @@ knapsaq -A app.queue.config doctor
 """
 
 
-class Commands(ReportingGroup):
-    """The commands, each in the module of its name."""
+class Commands(UserDict[str, Any]):
+    """The commands by name; one is imported when it is looked up."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
-        """Return the commands' names."""
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - likewise
-        """Return a command, if there is one of this name."""
-        if cmd_name not in COMMANDS:
-            return None
-        command: click.Command = getattr(importlib.import_module(f"{__name__}.{cmd_name}"), cmd_name)
+    def __getitem__(self, name: str) -> click.Command:
+        command: click.Command = getattr(importlib.import_module(super().__getitem__(name)), name)
         return command
 
 
-@click.group(cls=Commands, epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=ReportingGroup,
+    epilog=EXAMPLES,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.option(
     "-A",
     "--app",
@@ -60,3 +59,6 @@ class Commands(ReportingGroup):
 def main(ctx: click.Context, app: str | None, debug: bool) -> None:  # noqa: ARG001 - ReportingGroup reads `debug`
     """Run tasks, queue them, and look after them."""
     ctx.obj = app
+
+
+main.commands = Commands({name: f"{__name__}.{name}" for name in COMMANDS})  # RichGroup looks up those it is made with
