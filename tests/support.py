@@ -23,7 +23,7 @@ from knapsaq import Job, Queue
 from knapsaq.redis.embedded import EmbeddedBroker
 from knapsaq.worker import Worker
 
-PATIENCE = 10.0
+PATIENCE = 30.0
 """Seconds after which what a test waits for will not come; far more than it takes."""
 
 

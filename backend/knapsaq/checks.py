@@ -6,15 +6,14 @@ Where in the flow: below everything that takes options. Each check returns the s
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
 
-from knapsaq.errors import OptionError
+from knapsaq.errors import OptionError, closest
 from knapsaq.hooks import UnfitError
-from knapsaq.settings import QUEUE_NAME
+from knapsaq.setting_checks import QUEUE_NAME
 from knapsaq.timing import seconds
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9_.:\-{}/]{1,200}")
@@ -31,8 +30,8 @@ def check(place: str, given: Mapping[str, Any], checks: Mapping[str, tuple[str, 
     checked: dict[str, Any] = {}
     for option, value in given.items():
         if option not in checks:
-            close = difflib.get_close_matches(option, checks, n=1)
-            hint = f" (did you mean {close[0]!r}?)" if close else ""
+            close = closest(option, checks)
+            hint = f" (did you mean {close!r}?)" if close else ""
             raise OptionError(place, option, value, f"one of the options {', '.join(checks)}{hint}")
         if value is None:
             continue

@@ -158,6 +158,19 @@ def locate(task: str, module: str, qualname: str) -> AnyTask:
     raise not_found(task, module, qualname)
 
 
+def find_again(task: AnyTask) -> None:
+    """Refuse a task that is to run in a process, if that would not find it by its module and its name.
+
+    Raises:
+        TaskDefinitionError: Saying what to do.
+    """
+    if task.options.run != "process":
+        return
+    function = task.function
+    if locate(task.name, function.__module__, function.__qualname__) is not task:
+        raise not_found(task.name, function.__module__, function.__qualname__)
+
+
 def not_found(task: str, module: str, qualname: str) -> TaskDefinitionError:
     """Return the error of a task that another process does not find."""
     problem = f"another process does not find it as {module}.{qualname}; define it at the top of a module, with @task"

@@ -170,19 +170,6 @@ class Children:
             writer.close()
 
 
-def find_again(task: Task[..., Any, Any]) -> None:
-    """Refuse a task that is to run in a process, if that would not find it by its module and its name.
-
-    Raises:
-        TaskDefinitionError: Saying what to do.
-    """
-    if task.options.run != "process":
-        return
-    function = task.function
-    if child.locate(task.name, function.__module__, function.__qualname__) is not task:
-        raise child.not_found(task.name, function.__module__, function.__qualname__)
-
-
 class _Call:
     """One call of a process.
 

@@ -27,7 +27,8 @@ from knapsaq.redis.connection import check_broker, open_redis
 from knapsaq.redis.embedded import EmbeddedBroker
 from knapsaq.redis.line import shared_line
 from knapsaq.registry import Registry, get_registry
-from knapsaq.settings import EMBEDDED, Settings
+from knapsaq.setting_checks import EMBEDDED
+from knapsaq.settings import Settings
 from knapsaq.waiting import shared_pushes
 from knapsaq.workflow import WorkflowJob
 

@@ -14,7 +14,6 @@ Invariants, each a test in ``tests/unit/test_control.py``:
 from __future__ import annotations
 
 import base64
-import difflib
 import hashlib
 import inspect
 import math
@@ -26,7 +25,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from knapsaq.codec import SECRET, canonical, to_json_types
-from knapsaq.errors import OptionError
+from knapsaq.errors import OptionError, closest
 from knapsaq.job import CONTROL, Job
 from knapsaq.limits import Concurrency, Key, Limit, Rate, Way, refuse_moment
 from knapsaq.options import CallOptions, TaskOptions
@@ -220,8 +219,8 @@ def refuse_unknown(place: str, options: TaskOptions | CallOptions, parameters: M
             legal = {name: None for name in legal if name not in several}
         for name in names:
             if name not in legal and not any(one.kind is Kind.VAR_KEYWORD for one in parameters.values()):
-                close = difflib.get_close_matches(name, legal, n=1)
-                hint = f" (did you mean {close[0]!r}?)" if close else ""
+                close = closest(name, legal)
+                hint = f" (did you mean {close!r}?)" if close else ""
                 expected = (
                     f"one of the parameters {', '.join(legal)}{hint}" if legal else "none, as it has none to give"
                 )

@@ -46,7 +46,6 @@ Each error carries its facts as attributes, takes them as positional arguments
 
 from __future__ import annotations
 
-import difflib
 from asyncio import CancelledError
 from collections.abc import Iterable
 
@@ -58,11 +57,18 @@ def nearest(name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     if not names:
         return "none is known"
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    close = closest(name, names)
     listed = ", ".join(names[:LISTED_NAMES]) + (
         f" and {len(names) - LISTED_NAMES} more" if len(names) > LISTED_NAMES else ""
     )
-    return f"did you mean {close[0]!r}? Known: {listed}" if close else f"known: {listed}"
+    return f"did you mean {close!r}? Known: {listed}" if close else f"known: {listed}"
+
+
+def closest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """Return the one of ``known`` that ``name`` may stand for; ``cutoff`` is how alike they have to be, 0 to 1."""
+    import difflib  # noqa: PLC0415 - only mistakes need it
+
+    return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=cutoff)), None)
 
 
 class KnapsaqError(Exception):

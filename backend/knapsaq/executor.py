@@ -16,11 +16,11 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from knapsaq import events
 from knapsaq.blueprint import NO_OPTIONS
-from knapsaq.children import Children, find_again
+from knapsaq.child import find_again
 from knapsaq.codec import copied
 from knapsaq.context import Context
 from knapsaq.deadline import Deadline, SoftDeadline, Steered
@@ -52,9 +52,12 @@ from knapsaq.providers import NOTHING, Injector, Plan
 from knapsaq.registry import Registry
 from knapsaq.settings import Settings
 from knapsaq.task import Task
-from knapsaq.threads import Threads
 from knapsaq.timing import now_ms
 from knapsaq.variables import Variables
+
+if TYPE_CHECKING:
+    from knapsaq.children import Children
+    from knapsaq.threads import Threads
 
 # Seconds for which a job of an unknown task is put back; short, as other workers that do not know it claim it too.
 FIRST_UNKNOWN_DELAY, LONGEST_UNKNOWN_DELAY = 1.0, 5.0
@@ -87,11 +90,15 @@ class Executor:
         self._injector = injector
         self._settings = settings
         self._functions = functions
-        self._threads = Threads(threads)
-        self._children = Children()
+        self._number_of_threads = threads
         self._gatherings = Gatherings(self._attempt)
-        for task in registry.get_all_tasks():
+        tasks = registry.get_all_tasks()
+        for task in tasks:
             find_again(task)
+        if any(not task.is_async and task.options.run != "process" for task in tasks):
+            _ = self._threads
+        if any(task.options.run == "process" for task in tasks):
+            _ = self._children
 
     async def open(self, *, hurried: bool = False) -> None:
         """Make the worker's own dependencies.
@@ -112,7 +119,21 @@ class Executor:
     async def close(self) -> None:
         """End the processes that still run something, and functions that nobody waits for."""
         self._gatherings.close()
-        await self._children.close()
+        if "_children" in vars(self):
+            await self._children.close()
+
+    # Both import anyio, 2 MiB that a worker of coroutine functions does without.
+    @functools.cached_property
+    def _threads(self) -> Threads:
+        from knapsaq.threads import Threads  # noqa: PLC0415 - see above
+
+        return Threads(self._number_of_threads)
+
+    @functools.cached_property
+    def _children(self) -> Children:
+        from knapsaq.children import Children  # noqa: PLC0415 - see above
+
+        return Children()
 
     async def run(self, job: Job[Any], ctx: Context) -> Outcome:
         """Run one attempt.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Mapping
 from typing import Any
@@ -44,6 +43,8 @@ def _check(middleware: Any) -> None:
         raise UnfitError(f"{middleware.__name__} is a class; give an object of it, {middleware.__name__}()")
     names = {name for name in dir(type(middleware)) if not name.startswith("_")}
     for name in sorted(names - HOOKS.keys()):
+        import difflib  # noqa: PLC0415 - only mistakes need it
+
         if close := difflib.get_close_matches(name, HOOKS, n=1, cutoff=0.8):
             raise UnfitError(f"{shown}.{name} would never be called; did you mean {close[0]!r}?")
     hooks = {name: hook for name in HOOKS if (hook := getattr(middleware, name, None)) is not None}

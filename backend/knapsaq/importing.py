@@ -7,7 +7,6 @@ and what stands there instead.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import pkgutil
 import traceback
@@ -15,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from knapsaq.errors import KnapsaqError, RegistryError, nearest
+from knapsaq.errors import KnapsaqError, RegistryError, closest, nearest
 
 MISSING = object()
 
@@ -80,8 +79,8 @@ def _submodule(name: str) -> Any:
 def _no_module(name: str) -> str:
     here = Path()
     folders = (folder.name for folder in here.iterdir() if folder.is_dir())  # a package needs no __init__.py
-    close = difflib.get_close_matches(name, [*(module.name for module in pkgutil.iter_modules()), *folders], n=1)
-    hint = f"did you mean {close[0]!r}?" if close else f"it is neither installed nor in {here.absolute()}"
+    close = closest(name, [*(module.name for module in pkgutil.iter_modules()), *folders])
+    hint = f"did you mean {close!r}?" if close else f"it is neither installed nor in {here.absolute()}"
     return f"there is no module {name!r}; {hint}"
 
 

@@ -21,8 +21,6 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Literal
 
-import anyio.to_thread
-
 from knapsaq.context import Context
 from knapsaq.errors import MissingProviderError, ProviderError
 from knapsaq.task import Task
@@ -82,6 +80,8 @@ class Step:
         if inspect.isgeneratorfunction(function):
             return stack.enter_context(contextmanager(function)(**given))
         if self.provide.sync_to_thread:
+            import anyio.to_thread  # noqa: PLC0415 - most workers have no such provider
+
             return await anyio.to_thread.run_sync(lambda: function(**given))
         value = function(**given)
         return await value if inspect.isawaitable(value) else value

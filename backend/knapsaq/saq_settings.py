@@ -31,7 +31,8 @@ from knapsaq.context import Context
 from knapsaq.errors import ConfigurationError, DuplicateTaskError, OptionError
 from knapsaq.importing import find
 from knapsaq.options import DEFAULT_QUEUE, TaskOptions
-from knapsaq.settings import EMBEDDED, Settings
+from knapsaq.setting_checks import EMBEDDED
+from knapsaq.settings import Settings
 from knapsaq.task import Task
 
 S = TypeVar("S", bound=Settings)
@@ -109,12 +110,12 @@ class SaqSettings:
             ConfigurationError: Neither names one.
         """
         settings = settings.with_queues(self.queues)
-        if settings.broker_url != EMBEDDED or "broker_url" in settings.model_fields_set:
+        if settings.broker_url != EMBEDDED or settings.is_given("broker_url"):
             return settings
         if self.url is None:
             problem = "its queue has no address of its own, such as redis://host:6379/0; set KNAPSAQ_BROKER_URL"
             raise ConfigurationError(f"{self.place}: {problem}")
-        return settings.model_copy(update={"broker_url": self.url})
+        return settings.with_values(broker_url=self.url)
 
 
 class Called:

@@ -8,8 +8,8 @@ Invariants, each a test in ``tests/redis/test_watchdog.py``:
 
 * a stall is told once, with task and stack, and once more when it is over, however many workers the loop has;
 * time in which the process itself was stopped is no stall, and neither is the time before the loop's first sign;
-* a process whose loop is blocked for the whole of the limit gives up its leases and ends, also while its log hangs,
-  but not while somebody steps through it with a debugger.
+* a process whose loop is blocked for the whole of the limit gives up its leases and ends, also while its log hangs;
+  time in which somebody steps through it with a debugger does not count.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class Watchdog(threading.Thread):
         self._loop_thread = threading.get_ident()
         self._ended = threading.Event()
         self._signed = self._begun = False
-        self._stalled = 0.0
+        self._stalled = self._debugged_until = 0.0
         self._blocker: Blocker | None = None
 
     def run(self) -> None:
@@ -138,12 +138,15 @@ class Watchdog(threading.Thread):
         if self._signed and not held:
             if self._blocker is not None:
                 _told(events.loop_freed, self._stalled, *self._blocker)
-            self._blocker, self._stalled = None, 0.0
+            self._blocker = None
+            self._stalled = self._debugged_until = 0.0
             self._ask()
         elif self._begun and self.loop.is_running():
             self._stalled += waited
+            if _is_debugged(self._frame()):
+                self._debugged_until = self._stalled
             limit = min((ward.stall_limit for ward in self.wards if ward.stall_limit), default=math.inf)
-            if self._stalled >= limit and not held:
+            if self._stalled - self._debugged_until >= limit and not held:
                 self._end_process()
             elif self._stalled >= TOLD_AFTER and self._blocker is None:
                 self._blocker, stack = self._seen()
@@ -164,7 +167,7 @@ class Watchdog(threading.Thread):
 
     def _end_process(self) -> None:
         blocker, stack = self._seen()
-        if self._signed or _is_debugged(self._frame()):
+        if self._signed:
             return
         _told(events.loop_given_up, self._stalled, *blocker, stack)
         _told(atexit._run_exitfuncs)  # noqa: SLF001 - log handlers among them write what they hold

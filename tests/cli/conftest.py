@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from redis import Redis as BlockingRedis
 
 from knapsaq import Client, Settings, connect
 from knapsaq.cli import main
@@ -84,6 +85,13 @@ async def take_anything(**options: object) -> None: ...
 
 Run = Callable[..., Result]
 Act = Callable[[Callable[[Client], Awaitable[Any]]], Any]
+
+
+@pytest.fixture(autouse=True)
+def empty_broker(broker_url: str) -> None:
+    """Nothing of an earlier test is on the server: a worker that was killed is listed until its news expires."""
+    with BlockingRedis.from_url(broker_url) as redis:
+        redis.flushall()
 
 
 @pytest.fixture

@@ -27,14 +27,6 @@ def with_client(broker_url: str, look: Callable[[Client], Awaitable[T]]) -> T:
     return asyncio.run(see())
 
 
-@pytest.fixture(autouse=True)
-def empty_broker(broker_url: str) -> None:
-    async def flush(client: Client) -> None:
-        await client.queue().redis.flushall()
-
-    with_client(broker_url, flush)
-
-
 @pytest.fixture
 def stored(broker_url: str) -> Callable[[str, str], Job[Any]]:
     """Return the job of a key in a queue."""

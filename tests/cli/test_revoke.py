@@ -2,19 +2,9 @@ from __future__ import annotations
 
 import asyncio
 
-import pytest
 from tests.cli.conftest import Run
 
 from knapsaq import Job, Registry, Settings, connect
-
-
-@pytest.fixture(autouse=True)
-def empty_broker(broker_url: str) -> None:
-    async def flush() -> None:
-        async with connect(broker_url, registry=Registry()) as client:
-            await client.queue().redis.flushall()
-
-    asyncio.run(flush())
 
 
 def stored(broker_url: str, queue: str, key: str) -> Job[object]:

@@ -160,7 +160,6 @@ class TestRunning:
         url = os.environ["KNAPSAQ_BROKER_URL"]
         async with connect(Settings(broker_url=url, queues=(name,), _env_file=None), registry=Registry()) as client:
             queue = client.queue(name)
-            await queue.redis.flushall()
             queue.registry = None
             job = await queue.enqueue(task, **arguments)
             assert job is not None
@@ -186,7 +185,6 @@ class TestRunning:
         settings = Settings(broker_url=broker_url, queues=("orders",), _env_file=None)
         async with connect(settings, registry=Registry()) as client:
             queue = client.queue("orders")
-            await queue.redis.flushall()
             command = [sys.executable, "-c", script]
             with running(command, clean_environment(KNAPSAQ_BROKER_URL=broker_url), depot) as program:
                 await eventually(lambda: _workers(queue), within=30)

@@ -46,7 +46,6 @@ def say(run: Run, folder: Path, with_client: Any) -> Say:
     """Run ``knapsaq schedules`` with these words, after a worker has stored the code's schedules."""
 
     async def start(client: Client, registry: Registry) -> None:
-        await client.queue().redis.flushall()
         await Scheduler(client.queue(), registry.get_all_tasks()).run_once()
 
     with_client(start)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -135,13 +136,14 @@ def test_the_settings_table_is_complete() -> None:
     manual = (ROOT / "QUEUE_SETUP.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `(KNAPSAQ_[A-Z_]+)` \| `(.*?)` \| (.*?) \|$", manual, re.MULTILINE)
     assert rows == [
-        (f"KNAPSAQ_{name.upper()}", shown_default(field.default), field.description)
-        for name, field in Settings.model_fields.items()
+        (f"KNAPSAQ_{field.name.upper()}", shown_default(field), field.metadata["description"])
+        for field in dataclasses.fields(Settings)
     ]
 
 
-def shown_default(default: object) -> str:
+def shown_default(field: dataclasses.Field[Any]) -> str:
     """Return a default as somebody would write it into the environment; nothing for None."""
+    default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
     if isinstance(default, tuple):
         return ",".join(default)
     return "unset" if default is None else str(default)

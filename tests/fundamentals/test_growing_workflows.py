@@ -68,7 +68,7 @@ class TestSpawn:
         flow = await (first.s() | later.s()).enqueue()
         async with working(client.queue()):
             await eventually(lambda: client.queue("mail").count("queued"))
-        only_mail = settings.model_copy(update={"queues": ("mail",)})
+        only_mail = settings.with_values(queues=("mail",))
         async with connect(only_mail, registry=registry) as other, working(other.queue("mail")):
             assert await flow.wait(5) == 1
         assert (await flow.status()).counts == {"complete": 4}

@@ -16,7 +16,7 @@ ROUTES = {"payments.*": "payments", "mail.*": "mail", "*.reports.*": "reports", 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
     """Four queues, and patterns that lead to them."""
-    return settings.model_copy(update={"queues": ("default", "payments", "mail", "reports"), "task_routes": ROUTES})
+    return settings.with_values(queues=("default", "payments", "mail", "reports"), task_routes=ROUTES)
 
 
 class TestPatterns:
@@ -85,7 +85,7 @@ class TestPatterns:
             ({"*": "reports", "mail.*": "mail"}, ("reports", "reports")),
             ({}, ("default", "default")),
         ):
-            async with connect(settings.model_copy(update={"task_routes": routes}), registry=registry):
+            async with connect(settings.with_values(task_routes=routes), registry=registry):
                 assert (by_module.options.queue, by_name.options.queue) == queues, routes
 
     async def test_a_schedule_fires_in_the_queue_of_its_task(self, client: Client, registry: Registry) -> None:
@@ -118,7 +118,7 @@ async def _fired(queue: Queue) -> Any:
 class TestWrongPatterns:
     async def test_a_pattern_that_leads_to_no_queue_is_named_before_anything_starts(self, settings: Settings) -> None:
         """With the nearest queue."""
-        wrong = settings.model_copy(update={"task_routes": {"a.*": "mail", "payments.*": "paymnets"}})
+        wrong = settings.with_values(task_routes={"a.*": "mail", "payments.*": "paymnets"})
         with pytest.raises(SettingsError, match=r"KNAPSAQ_TASK_ROUTES.*'payments\.\*'.*did you mean 'payments'"):
             async with connect(wrong, registry=Registry()):
                 pytest.fail("it connected")

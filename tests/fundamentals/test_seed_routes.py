@@ -98,7 +98,7 @@ async def test_a_block_runs_and_all_its_routes_and_schedules_are_known_to_whoeve
     routes: TaskRoutes = names["task"]
     program.include(routes)
     app = names.get("app")
-    own = settings.model_copy(update={"timezone": app.settings.timezone}) if app else settings
+    own = settings.with_values(timezone=app.settings.timezone) if app else settings
     async with connect(own, registry=program) as connected:
         for route, placed in routes.get_tasks_routes().items():
             task = program.get(route)
@@ -147,7 +147,7 @@ async def test_the_complete_setup_runs_jobs_and_schedules(
     app: RoutedWorker = executed(block)["app"]
     assert (app.settings.broker_url, app.settings.timezone) == ("redis://localhost:6379/0", "UTC")
     assert app.name == "myapp_worker"
-    app.settings = app.settings.model_copy(update={"broker_url": settings.broker_url})
+    app.settings = app.settings.with_values(broker_url=settings.broker_url)
     app.SIGNALS = []
     running = asyncio.create_task(app.start())
     async with connect(app.settings, registry=app.registry) as web:

@@ -7,10 +7,10 @@ import pytest
 from litestar.connection import ASGIConnection
 from litestar.exceptions import PermissionDeniedException
 from litestar.handlers import BaseRouteHandler
-from pydantic import SecretStr
 from tests.litestar.conftest import Serve
 
 from knapsaq import Client, Registry, Settings
+from knapsaq.environment import SecretStr
 
 PATHS = ["/saq", "/saq/queues/default", "/saq/api/queues", "/saq/health", "/saq/static/app.js", "/saq/static/start.js"]
 
@@ -21,7 +21,7 @@ def basic(user: str, password: str) -> dict[str, str]:
 
 @pytest.fixture
 def guarded(settings: Settings) -> Settings:
-    return settings.model_copy(update={"api_token": SecretStr("s3cret:with colon")})
+    return settings.with_values(api_token=SecretStr("s3cret:with colon"))
 
 
 class TestAdminGuard:

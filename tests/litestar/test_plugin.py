@@ -274,7 +274,7 @@ class TestAnswers:
         @registry.task
         async def keep(text: str) -> None: ...
 
-        small = settings.model_copy(update={"max_payload_bytes": 1024})
+        small = settings.with_values(max_payload_bytes=1024)
         async with serve(enqueue, settings=small) as http:
             answer = await http.post(f"/enqueue/{name}", json=kwargs)
         assert answer.status_code == status
@@ -297,7 +297,7 @@ class TestAnswers:
     ) -> None:
         """The client is told when to come again, and not where the broker is."""
         server = Server(tmp_path)
-        own = settings.model_copy(update={"broker_url": server.start()})
+        own = settings.with_values(broker_url=server.start())
         async with serve(enqueue, settings=own) as http:
             assert (await http.post("/enqueue/double", json={"x": 1})).status_code == 201
             assert (await http.get("/saq/health")).status_code == 403
@@ -319,7 +319,7 @@ class TestAnswers:
         self, settings: Settings, registry: Registry
     ) -> None:
         """One error, without a chain of causes."""
-        away = settings.model_copy(update={"broker_url": "redis://user:hunter2@127.0.0.1:1/0"})
+        away = settings.with_values(broker_url="redis://user:hunter2@127.0.0.1:1/0")
         app = Litestar([], plugins=[KnapsaqPlugin(away, registry=registry)])
         with pytest.raises(BaseException) as caught:  # noqa: PT011 - Litestar puts it into a group or not
             async with app.lifespan():

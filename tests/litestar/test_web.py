@@ -207,7 +207,7 @@ class TestApi:
     ) -> None:
         """With 503, for whatever asks."""
         server = Server(tmp_path)
-        own = settings.model_copy(update={"broker_url": server.start()})
+        own = settings.with_values(broker_url=server.start())
         async with serve(settings=own, app=DEBUG) as http:
             assert (await http.get("/saq/health")).text == "OK"
             server.kill()

@@ -274,7 +274,7 @@ class TestStopping:
         self, client: Client, queue: Queue, notes: Path, task: Any
     ) -> None:
         """No attempt is spent, and no process is left."""
-        hasty = queue.settings.model_copy(update={"shutdown_grace": 0.0})
+        hasty = queue.settings.with_values(shutdown_grace=0.0)
         async with working(queue, settings=hasty, cancellation_hard_deadline_s=0.1):
             job = await task.enqueue(str(notes))
             pid = await pid_in(notes)

@@ -77,7 +77,7 @@ class TestConnect:
         self, settings: Settings, registry: Registry, echo: AnyTask
     ) -> None:
         """It is started by the first and stopped by the last, and keeps the jobs meanwhile."""
-        own = settings.model_copy(update={"broker_url": "embedded"})
+        own = settings.with_values(broker_url="embedded")
         async with connect(own, registry=registry) as first:
             url = f"unix://{first.queue().redis.connection_pool.connection_kwargs['path']}"
             async with connect(own, registry=registry):

@@ -203,7 +203,7 @@ class TestAhead:
     ) -> None:
         """It waits for the end of its claim no longer than for anything else."""
         server = Server(tmp_path / "server")
-        own = settings.model_copy(update={"broker_url": server.start()})
+        own = settings.with_values(broker_url=server.start())
         async with connect(own, registry=registry) as client:
             queue = client.queue()
             queue.line._patience = 1.0

@@ -244,7 +244,7 @@ async def test_a_line_that_breaks_anywhere_loses_nothing_and_doubles_nothing(
     proxy = FaultyProxy(tmp_path / "proxy", settings.broker_url, seed)
     registry = Registry()
     ledger = Ledger(registry)
-    chosen = settings.model_copy(update={"broker_url": proxy.url, "queues": ("default",)})
+    chosen = settings.with_values(broker_url=proxy.url, queues=("default",))
     try:
         async with (
             asyncio.timeout(LIMIT),

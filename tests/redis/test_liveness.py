@@ -27,7 +27,7 @@ from knapsaq.worker import Worker
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
     """The shortest lease that may be set."""
-    return settings.model_copy(update={"lease": 1.0})
+    return settings.with_values(lease=1.0)
 
 
 @pytest.fixture
@@ -195,7 +195,7 @@ class TestLease:
     ) -> None:
         """Its lease runs out by itself."""
         server = Server(tmp_path / "server")
-        own = settings.model_copy(update={"broker_url": server.start()})
+        own = settings.with_values(broker_url=server.start())
         async with connect(own, registry=Registry()) as client:
             keeper = LeaseKeeper(client.queue(), "stuck", lambda: None)
             keeper.start()
@@ -242,7 +242,7 @@ class TestLease:
         """When Redis is back, so is the lease; the log has a line for each."""
         caplog.set_level("INFO", logger="knapsaq")
         server = Server(tmp_path / "server")
-        own = settings.model_copy(update={"broker_url": server.start()})
+        own = settings.with_values(broker_url=server.start())
         async with connect(own, registry=Registry()) as client:
             queue = client.queue()
             keeper = LeaseKeeper(queue, "steady", lambda: None)

@@ -233,7 +233,7 @@ class TestThreads:
         self, queue: Queue, registry: Registry, thread: Thread
     ) -> None:
         """After the grace period; what it returns does not count, and the attempt is not spent."""
-        hasty = queue.settings.model_copy(update={"shutdown_grace": 0.01})
+        hasty = queue.settings.with_values(shutdown_grace=0.01)
         task = registry.task(thread.wait_for_the_end)
         async with working(queue, settings=hasty, cancellation_hard_deadline_s=10):
             job: Job[Any] = await task.enqueue()

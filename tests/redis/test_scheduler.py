@@ -416,7 +416,7 @@ class TestDeployments:
     ) -> None:
         """It is part of what the code says, though no task names it."""
         await Scheduler(queue, [define(cron="0 13 * * *")]).run_once()
-        moved = settings.model_copy(update={"timezone": "Asia/Tokyo"})
+        moved = settings.with_values(timezone="Asia/Tokyo")
         tokyo = Queue(queue.redis, settings=moved, clock=clock)
         await Scheduler(tokyo, [define(cron="0 13 * * *")]).run_once()
         _, [held] = await queue.schedules.read()

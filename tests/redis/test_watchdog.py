@@ -30,7 +30,7 @@ import threading
 import time
 from pathlib import Path
 
-from knapsaq import Registry
+from knapsaq import Registry, watchdog
 
 registry = Registry()
 
@@ -63,15 +63,24 @@ async def block() -> None:
 
 @registry.task
 async def inspect() -> None:
+    [dog] = watchdog._watchdogs.values()
+    prompt(dog)
+    seen = dog._stalled
+    while dog._stalled < seen + 2 * watchdog.TURN:
+        time.sleep(0.02)
+
+
+def prompt(dog: watchdog.Watchdog) -> None:
     sys._getframe().f_trace = print  # as the prompt of pdb has it
-    time.sleep(2.5)
+    while dog._stalled < 2 * dog.wards[0].stall_limit:
+        time.sleep(0.02)
 """
 
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
     """A short lease, and no limit to what a test does to its own loop."""
-    return settings.model_copy(update={"lease": 1.0, "loop_stall_limit": 0})
+    return settings.with_values(lease=1.0, loop_stall_limit=0)
 
 
 @pytest.fixture
@@ -292,7 +301,7 @@ class TestProcess:
     async def test_a_process_that_somebody_steps_through_is_not_ended(
         self, start: Callable[..., AbstractContextManager[Program]], queue: Queue
     ) -> None:
-        """At the prompt of a debugger the loop is blocked for as long as its user thinks."""
+        """At its prompt the loop is blocked for as long as its user thinks; what comes then has the whole limit."""
         job = await queue.enqueue("inspect")
         with start(lease=60.0) as worker:
             await ended(job)

@@ -43,7 +43,7 @@ async def stored(queue: Queue, job: Job[Any]) -> Job[Any]:
 @pytest.fixture
 def hasty(settings: Settings) -> Settings:
     """Settings under which a stopping worker waits for nobody."""
-    return settings.model_copy(update={"shutdown_grace": 0.0})
+    return settings.with_values(shutdown_grace=0.0)
 
 
 class TestRunning:
@@ -157,7 +157,7 @@ class TestOneJobAlone:
 
     async def test_an_unknown_task(self, queue: Queue, echo: AnyTask, settings: Settings) -> None:
         """A producer may be ahead of the worker for a while; then the job is dead and says what is missing."""
-        queue.settings = settings.model_copy(update={"unknown_task_limit": 0.1})
+        queue.settings = settings.with_values(unknown_task_limit=0.1)
         producer = Queue(queue.redis, "default", settings=settings)
         job = await self._with_neighbours(queue, lambda: producer.enqueue("unheard_of", retries=5))
         assert job.status is Status.FAILED
@@ -388,7 +388,7 @@ class TestStopping:
 
     async def test_a_second_order_ends_the_grace(self, queue: Queue, gate: Gate) -> None:
         """Whoever presses Ctrl-C twice does not want to wait."""
-        patient = queue.settings.model_copy(update={"shutdown_grace": 600.0})
+        patient = queue.settings.with_values(shutdown_grace=600.0)
         async with working(queue, settings=patient) as worker:
             job = await queued(queue, "held")
             await gate.entered()
@@ -451,7 +451,7 @@ class TestStopping:
 
     async def test_a_worker_that_is_cancelled_loses_nothing(self, queue: Queue, gate: Gate) -> None:
         """Whoever cancels its task gets an orderly stop, at whatever moment."""
-        settings = queue.settings.model_copy(update={"shutdown_grace": 0.0})
+        settings = queue.settings.with_values(shutdown_grace=0.0)
         jobs = [await queued(queue, "held") for _ in range(20)]
         for turns in range(0, 40, 2):
             worker = Worker(queue, settings=settings, concurrency=3)
@@ -578,7 +578,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 @asynccontextmanager
 async def connected(server: Server, settings: Settings, registry: Registry) -> AsyncIterator[Queue]:
     """Connect to a server of one test."""
-    own = settings.model_copy(update={"broker_url": server.url})
+    own = settings.with_values(broker_url=server.url)
     async with connect(own, registry=registry) as client:
         yield client.queue()
 
@@ -624,7 +624,7 @@ class TestOutage:
     ) -> None:
         """The worker holds a job that it has never heard of; it finds it, and runs it once."""
         proxy = Proxy(tmp_path / "proxy", broker_url)
-        own = settings.model_copy(update={"broker_url": proxy.url})
+        own = settings.with_values(broker_url=proxy.url)
         async with proxy.listening(), connect(own, registry=registry) as client:
             queue = client.queue()
             producer = Queue.from_url(broker_url, registry=registry, settings=settings)
@@ -656,7 +656,7 @@ class TestOutage:
             return number
 
         proxy = Proxy(tmp_path / "proxy", broker_url)
-        own = settings.model_copy(update={"broker_url": proxy.url})
+        own = settings.with_values(broker_url=proxy.url)
         async with proxy.listening(), connect(own, registry=registry) as client:
             queue = client.queue()
             await queue.redis.flushall()

@@ -1,15 +1,16 @@
 from __future__ import annotations
 
+import dataclasses
 import os
 import pickle
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import ValidationError, model_validator
 
+from knapsaq.environment import redact
 from knapsaq.errors import SettingsError
-from knapsaq.settings import Settings, redact
+from knapsaq.settings import Settings
 
 
 @pytest.fixture(autouse=True)
@@ -81,8 +82,8 @@ class TestReading:
     def test_settings_do_not_change(self) -> None:
         """An instance can be handed around: nobody changes it."""
         settings = Settings()
-        with pytest.raises(ValidationError):
-            settings.concurrency = 5
+        with pytest.raises(AttributeError):
+            settings.concurrency = 5  # type: ignore[misc]
 
     def test_an_application_adds_settings_in_a_subclass(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A subclass reads its own fields with the same prefix, and its checks are reported in the same way."""
@@ -90,21 +91,19 @@ class TestReading:
         class AppSettings(Settings):
             database_url: str = "sqlite://"
 
-            @model_validator(mode="after")
-            def check(self) -> AppSettings:
+            def __post_init__(self) -> None:
                 if self.database_url == "wrong":
                     raise ValueError("a database that exists")
-                return self
 
         monkeypatch.setenv("KNAPSAQ_DATABASE_URL", "postgresql://db")
         assert AppSettings().database_url == "postgresql://db"
         with pytest.raises(SettingsError, match=r"AppSettings .* a database that exists"):
             AppSettings(database_url="wrong")
 
-    @pytest.mark.parametrize("name", Settings.model_fields)
-    def test_every_setting_is_described(self, name: str) -> None:
+    @pytest.mark.parametrize("field", dataclasses.fields(Settings), ids=lambda field: field.name)
+    def test_every_setting_is_described(self, field: dataclasses.Field[Any]) -> None:
         """The manual's table is made of these descriptions."""
-        assert Settings.model_fields[name].description
+        assert field.metadata["description"]
 
 
 WRONG: list[tuple[str, Any, str]] = [

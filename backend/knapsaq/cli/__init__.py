@@ -1,26 +1,35 @@
 """The command line: ``knapsaq -A MODULE COMMAND``.
 
-Each command is a module of its own. A command imports the application, does one
-thing with it, and prints the result to standard output; everything else, errors
+Each command is a module of its own, imported when somebody asks for it: a worker's
+memory has no room for what prints tables. A command imports the application, does
+one thing with it, and prints the result to standard output; everything else, errors
 and logs above all, goes to standard error.
 """
 
 from __future__ import annotations
 
+import importlib
+from collections import UserDict
+from typing import Any
+
 import rich_click as click
 
-from knapsaq.cli.doctor import doctor
-from knapsaq.cli.ending import purge, retry
-from knapsaq.cli.enqueue import enqueue
-from knapsaq.cli.looking import inspect, why
 from knapsaq.cli.reporting import DEBUG_VARIABLE, ReportingGroup
-from knapsaq.cli.revoke import revoke
-from knapsaq.cli.schedules import schedules
-from knapsaq.cli.steering import pause, restore, resume, strike, weigh
-from knapsaq.cli.tasks import tasks
-from knapsaq.cli.worker import worker
 
 __all__ = ["main"]
+
+COMMANDS = {
+    "worker": ("worker",),
+    "tasks": ("tasks",),
+    "enqueue": ("enqueue",),
+    "schedules": ("schedules",),
+    "looking": ("inspect", "why"),
+    "revoke": ("revoke",),
+    "ending": ("retry", "purge"),
+    "steering": ("pause", "resume", "strike", "restore", "weigh"),
+    "doctor": ("doctor",),
+}
+"""The commands by their module."""
 
 EXAMPLES = """
 knapsaq -A app.queue.config worker --queues default,mail
@@ -41,7 +50,19 @@ knapsaq -A app.queue.config doctor
 """
 
 
-@click.group(cls=ReportingGroup, epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
+class Commands(UserDict[str, Any]):
+    """The commands by name; one is imported when it is looked up."""
+
+    def __getitem__(self, name: str) -> click.Command:
+        command: click.Command = getattr(importlib.import_module(super().__getitem__(name)), name)
+        return command
+
+
+@click.group(
+    cls=ReportingGroup,
+    epilog=EXAMPLES,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.option(
     "-A",
     "--app",
@@ -56,10 +77,5 @@ def main(ctx: click.Context, app: str | None, debug: bool) -> None:  # noqa: ARG
     ctx.obj = app
 
 
-for command in (
-    *(worker, tasks, enqueue, schedules),
-    *(inspect, why, revoke, retry, purge),
-    *(pause, resume, strike, restore, weigh),
-    doctor,
-):
-    main.add_command(command)
+# RichGroup looks up those it is made with.
+main.commands = Commands({name: f"{__name__}.{module}" for module, names in COMMANDS.items() for name in names})

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias
 import rich_click as click
 from rich.text import Text
 
-from knapsaq.children import find_again
+from knapsaq.child import find_again
 from knapsaq.cli.asking import jobs
 from knapsaq.cli.loading import App, load
 from knapsaq.cli.looking import lane_words
@@ -26,7 +26,8 @@ from knapsaq.providers import Injector
 from knapsaq.queue import Queue
 from knapsaq.redis.connection import ServerInfo, broker_errors, check_broker
 from knapsaq.registry import Registry
-from knapsaq.settings import EMBEDDED, Settings
+from knapsaq.setting_checks import EMBEDDED
+from knapsaq.settings import Settings
 from knapsaq.shards import is_cluster
 
 State: TypeAlias = Literal["ok", "warn", "fail"]
@@ -137,7 +138,7 @@ def _settings(settings: Settings, *, own: str | None) -> Iterator[Finding]:
     sources += [", ".join(given)] if given else []
     sources += [str(Path(".env").absolute())] if Path(".env").is_file() else []
     yield Finding("settings", "ok", f"valid; from {', '.join(sources) or 'nowhere, so all are the defaults'}")
-    known = {name.upper() for name in type(settings).model_fields} | NO_SETTINGS
+    known = {name.upper() for name in settings.names()} | NO_SETTINGS
     for name in given:
         if (short := name.upper().removeprefix(PREFIX)) not in known:
             hint = nearest(short, known).replace("Known", "The names after KNAPSAQ_")

@@ -11,15 +11,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from pydantic import Field
-from pydantic_settings import SettingsConfigDict
-
+from knapsaq.environment import EnvironmentSettings, setting
 from knapsaq.errors import ConfigurationError, KnapsaqError, RegistryError, nearest
 from knapsaq.importing import failure
 from knapsaq.registry import Registry, get_registry
 from knapsaq.routes import RoutedWorker, TaskRoutes
 from knapsaq.saq_settings import SaqGiven
-from knapsaq.settings import LoudSettings, Settings
+from knapsaq.settings import Settings
 from knapsaq.task import Task
 
 MODULE_NAME = re.compile(r"\w+(\.\w+)*")
@@ -27,14 +25,10 @@ HELD = (RoutedWorker, TaskRoutes, Registry, Settings)
 EXAMPLE = "`knapsaq -A app.queue.config ...`"
 
 
-class AppChoice(LoudSettings):
+class AppChoice(EnvironmentSettings, prefix="KNAPSAQ_"):
     """Which module is the application's, if the command line does not say; read as the settings are."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="KNAPSAQ_", env_file=".env", env_file_encoding="utf-8-sig", env_ignore_empty=True, extra="ignore"
-    )
-
-    app: str | None = Field(default=None, description="the module whose import defines the tasks")
+    app: str | None = setting(default=None, description="the module whose import defines the tasks")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +136,7 @@ def _app(name: str, held: Mapping[str, Any], saq: SaqGiven | None = None) -> App
         registry.add_saq_settings(saq)
     prepared = registry.prepare(settings)
     queues = worker.queues if worker else None
-    if saq is not None and "queues" not in settings.model_fields_set:
+    if saq is not None and not settings.is_given("queues"):
         queues = tuple(dict.fromkeys(task.options.queue for task in registry.get_all_tasks())) or None  # as SAQ does
     return App(
         module=name,

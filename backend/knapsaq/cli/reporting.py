@@ -5,15 +5,17 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import rich_click as click
-from rich.console import Console
-from rich.text import Text
 
 from knapsaq.errors import ConfigurationError, InvalidArgumentsError, KnapsaqError, ProviderError, RegistryError
 from knapsaq.supervisor import UNUSABLE
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
 
 DEBUG_VARIABLE = "KNAPSAQ_DEBUG"
 LOG_FORMAT = "%(asctime)s %(process)d %(levelname)-7s %(name)s: %(message)s"
@@ -25,18 +27,29 @@ PIPED_WIDTH = 200
 
 def output() -> Console:
     """Return where results go; tables are wide where nobody's terminal limits them."""
+    from rich.console import Console  # noqa: PLC0415 - a worker prints nothing, and does without it
+
     return Console(highlight=False, width=None if sys.stdout.isatty() else PIPED_WIDTH)
 
 
 def report(error: KnapsaqError) -> None:
     """Write an error on one line."""
-    line = Text.assemble(("Error: ", "bold red"), str(error))
-    Console(stderr=True, highlight=False).print(line, soft_wrap=True)
+    from rich.text import Text  # noqa: PLC0415 - as above
+
+    _say(Text.assemble(("Error: ", "bold red"), str(error)))
 
 
 def note(text: str) -> None:
     """Write something beside the result, which stays alone on standard output."""
-    Console(stderr=True, highlight=False).print(Text(text, style="dim"), soft_wrap=True)
+    from rich.text import Text  # noqa: PLC0415 - as above
+
+    _say(Text(text, style="dim"))
+
+
+def _say(line: Text) -> None:
+    from rich.console import Console  # noqa: PLC0415 - as above
+
+    Console(stderr=True, highlight=False).print(line, soft_wrap=True)
 
 
 def print_json(value: Any) -> None:

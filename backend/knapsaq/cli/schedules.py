@@ -21,8 +21,8 @@ from knapsaq.client import connect
 from knapsaq.codec import SECRET
 from knapsaq.editing import Schedules
 from knapsaq.entries import ScheduleEntry, ScheduleFire
+from knapsaq.environment import HIDDEN
 from knapsaq.schedules import MISFIRES
-from knapsaq.settings import HIDDEN
 from knapsaq.task import Task
 
 T = TypeVar("T")

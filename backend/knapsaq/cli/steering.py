@@ -18,8 +18,8 @@ from knapsaq.cli.loading import App, load
 from knapsaq.cli.reporting import note, output, print_json
 from knapsaq.client import Client
 from knapsaq.codec import SECRET, to_json_types
+from knapsaq.environment import HIDDEN
 from knapsaq.errors import InvalidArgumentsError
-from knapsaq.settings import HIDDEN
 from knapsaq.steering import Strike
 from knapsaq.task import Task
 

@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 from litestar.connection import ASGIConnection
 from litestar.exceptions import NotAuthorizedException, PermissionDeniedException
 from litestar.handlers import BaseRouteHandler
-from pydantic import SecretStr
 
+from knapsaq.environment import SecretStr
 from knapsaq.settings import Settings
 
 CHALLENGE = {"WWW-Authenticate": 'Basic realm="knapsaq", charset="UTF-8"'}

@@ -13,7 +13,7 @@ from typing import Any
 from saq.types import QueueInfo
 
 from knapsaq.codec import SECRET
-from knapsaq.settings import HIDDEN, redact
+from knapsaq.environment import HIDDEN, redact
 
 SHOWN_IN_LISTS, SHOWN_ALONE = 200, 20_000  # characters of one value
 

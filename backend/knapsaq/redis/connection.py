@@ -38,10 +38,10 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from knapsaq.environment import redact
 from knapsaq.errors import BrokerError
 from knapsaq.redis.cluster import Cluster, ClusterPool, ElsewhereError, NoClusterError
 from knapsaq.redis.prompt import PROMPT
-from knapsaq.settings import redact
 from knapsaq.shards import is_cluster, seeds_of
 
 CONNECT_TIMEOUT = 5.0

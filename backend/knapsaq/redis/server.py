@@ -19,7 +19,7 @@ import tempfile
 from pathlib import Path
 
 from knapsaq.errors import BrokerError
-from knapsaq.settings import EMBEDDED
+from knapsaq.setting_checks import EMBEDDED
 
 LAUNCH_LIMIT = 10.0
 REPLY_LIMIT = 1.0

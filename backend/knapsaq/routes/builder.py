@@ -219,7 +219,7 @@ class WorkerBuilder:
         for routes in self._routes:
             registry.include(routes)
         settings = self._settings or Settings()
-        settings = settings.model_copy(update=self._values).with_queues(self._queues or ())
+        settings = settings.with_values(**self._values).with_queues(self._queues or ())
         return RoutedWorker(settings, registry, self._queues, self._name)
 
 

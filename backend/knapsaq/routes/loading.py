@@ -12,14 +12,13 @@ Invariants, each a test in ``tests/fundamentals/test_string_routes.py``:
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from types import ModuleType
 from typing import Any
 
-from knapsaq.errors import KnapsaqError, RegistryError
+from knapsaq.errors import KnapsaqError, RegistryError, closest
 from knapsaq.importing import find
 from knapsaq.options import TaskOptions
 from knapsaq.registry import Registry
@@ -78,8 +77,8 @@ def _found(registry: Registry, routes: Iterable[str]) -> tuple[dict[str, Any], d
         if (task := registry.find(route)) is not None:  # the name of a task that another route's module defines
             found[route] = task
             del problems[route]
-        elif close := difflib.get_close_matches(route, registry.names(), n=1, cutoff=0.8):
-            problems[route] += f"; or did you mean the task {close[0]!r}?"
+        elif close := closest(route, registry.names(), cutoff=0.8):
+            problems[route] += f"; or did you mean the task {close!r}?"
     return found, problems
 
 
