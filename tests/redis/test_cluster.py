@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from tests.redis.conftest import Gate
 from tests.redis.nodes import QUEUES, Nodes
-from tests.support import eventually, working
+from tests.support import PATIENCE, eventually, working
 
 from knapsaq import (
     BrokerError,
@@ -219,6 +219,7 @@ class TestMoves:
             nodes.kill(owner)
             assert await runs(echo, queue.name) == "x"
             assert replica.admin.info("replication")["role"] == "master"
+        nodes.doubt_after(PATIENCE)
 
 
 async def not_queued(queue: Queue) -> bool:
