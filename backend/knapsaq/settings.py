@@ -339,8 +339,9 @@ def _url_problem(url: str) -> str | None:
 
 def _cluster_problem(url: str) -> str | None:
     scheme, seeds = url.partition("://")[0], seeds_of(url)
-    if problem := next((problem for seed in seeds if (problem := _url_problem(seed))), None):
-        return f"{scheme}:// and hosts with commas between them, such as {scheme}://one:6379,two:6379; each {problem}"
+    if any(_url_problem(seed) for seed in seeds):
+        example = f"{scheme}://one:6379,two:6379"
+        return f"{scheme}:// and hosts with commas between them, each one's port is a number up to 65535: {example}"
     if urlsplit(seeds[0]).path not in ("", "/", "/0"):
         return "a URL without a database's number, as a cluster has database 0 alone"
     return None

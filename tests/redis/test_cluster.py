@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis import SSLConnection as BlockingSSLConnection
+from redis.asyncio.connection import SSLConnection
 from tests.redis.conftest import Gate
 from tests.redis.nodes import QUEUES, Nodes
 from tests.support import PATIENCE, eventually, working
@@ -25,6 +27,7 @@ from knapsaq import (
     connect,
 )
 from knapsaq.cli.doctor import examine
+from knapsaq.liveness import LeaseKeeper
 from knapsaq.redis.connection import open_redis
 from knapsaq.registry import AnyTask
 from knapsaq.scheduler import Scheduler
@@ -163,6 +166,21 @@ class TestAddress:
             queue = Queue(redis, name)
             assert await queue.count("queued") == 0
             await queue.disconnect()
+
+    async def test_options_and_tls_hold_for_each_connection(self) -> None:
+        """For the pool's, for those that ask, and for the lease's thread."""
+        url = "rediss+cluster://me:secret@127.0.0.1:1?ssl_cert_reqs=none&max_connections=5"
+        queue = Queue(open_redis(url), "{a}", settings=Settings(broker_url=url, _env_file=None))
+        made: list[Any] = [queue.redis.connection_pool.make_connection()]
+        keeper = LeaseKeeper(queue, "w")
+        made.append(keeper._redis.connection_pool.make_connection())
+        for connection in made:
+            assert (connection.username, connection.password) == ("me", "secret")
+            assert isinstance(connection, (SSLConnection, BlockingSSLConnection))
+        with pytest.raises(BrokerError, match="cannot be reached"):
+            await queue.enqueue("any")
+        with pytest.raises(BrokerError, match="is not a URL"):
+            open_redis("redis+cluster://127.0.0.1:1?nonsense=1")
 
     async def test_no_node_that_answers_is_a_broker_error(self) -> None:
         """As with any other server."""
