@@ -12,7 +12,7 @@ import pytest
 from redis import SSLConnection as BlockingSSLConnection
 from redis.asyncio.connection import SSLConnection
 from tests.redis.conftest import Gate
-from tests.redis.nodes import QUEUES, Nodes
+from tests.redis.nodes import QUEUES, Node, Nodes
 from tests.support import PATIENCE, eventually, working
 
 from knapsaq import (
@@ -31,6 +31,7 @@ from knapsaq.liveness import LeaseKeeper
 from knapsaq.redis.connection import open_redis
 from knapsaq.registry import AnyTask
 from knapsaq.scheduler import Scheduler
+from knapsaq.shards import SLOTS
 from knapsaq.testing import ManualClock
 
 Echo = Task[..., Any, Any]
@@ -158,6 +159,18 @@ class TestAddress:
         with pytest.raises(BrokerError, match=r"is no cluster.*write redis://"):
             async with connect(settings, registry=Registry()):
                 pass
+
+    async def test_a_cluster_without_an_owner_of_each_slot_is_refused(self, tmp_path: Path) -> None:
+        """It takes no commands, though its nodes answer."""
+        node = Node(tmp_path / "alone")
+        try:
+            node.ask("CLUSTER", "ADDSLOTSRANGE", 1, SLOTS - 1)
+            settings = Settings(broker_url=f"redis+cluster://127.0.0.1:{node.port}", queues=QUEUES, _env_file=None)
+            with pytest.raises(BrokerError, match="is down: 16383 of 16384 slots"):
+                async with connect(settings, registry=Registry()):
+                    pass
+        finally:
+            node.stop()
 
     async def test_one_seed_that_answers_is_enough(self, nodes: Nodes, cluster: Client) -> None:
         """The others are heard of from it."""
