@@ -67,6 +67,7 @@ class Nodes:
         for node in self.nodes[1:]:
             node.ask("CLUSTER", "MEET", *self.nodes[0].address)
         self.agree()
+        self.doubt_after(PATIENCE)
 
     @property
     def url(self) -> str:
@@ -76,6 +77,11 @@ class Nodes:
     def agree(self) -> None:
         """Wait until every node knows all others, and all slots have an owner."""
         until(lambda: all(self._is_whole(node) for node in self.nodes))
+
+    def doubt_after(self, seconds: float) -> None:
+        """Let nodes take one for dead that has not answered for so long."""
+        for node in self.nodes:
+            node.ask("CONFIG", "SET", "cluster-node-timeout", int(seconds * 1000))
 
     def owner(self, queue: str) -> Node:
         """Return the node that owns a queue's slot, as the first one knows it."""
@@ -106,13 +112,14 @@ class Nodes:
                 self.move(queue, node)
 
     def replicate(self, owner: Node) -> Node:
-        """Start a replica of a node."""
+        """Start a replica of a node, which takes over half a second after its end."""
         replica = Node(self._directory / f"{len(self.nodes)}")
         self.nodes.append(replica)
         replica.ask("CLUSTER", "MEET", *self.nodes[0].address)
         self.agree()
         replica.ask("CLUSTER", "REPLICATE", owner.id)
         until(lambda: replica.admin.info("replication").get("master_link_status") == "up")
+        self.doubt_after(0.5)
         return replica
 
     def kill(self, node: Node) -> None:
@@ -122,18 +129,20 @@ class Nodes:
 
     def flush(self) -> None:
         """Forget all keys."""
-        for node in self.nodes:
-            if node.admin.info("replication")["role"] == "master":
-                node.admin.flushall()
+        for node in self._owners():
+            node.admin.flushall()
 
     def keys(self) -> dict[str, int]:
         """Return every key of all nodes, and in how many seconds it ends; -1 is never."""
-        return {key.decode(): node.admin.ttl(key) for node in self.nodes for key in node.admin.scan_iter()}
+        return {key.decode(): node.admin.ttl(key) for node in self._owners() for key in node.admin.scan_iter()}
 
     def stop(self) -> None:
         """End all nodes."""
         for node in self.nodes:
             node.stop()
+
+    def _owners(self) -> list[Node]:
+        return [node for node in self.nodes if node.admin.info("replication")["role"] == "master"]
 
     def _is_whole(self, node: Node) -> bool:
         info = node.admin.cluster("INFO")

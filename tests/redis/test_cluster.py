@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis import SSLConnection as BlockingSSLConnection
+from redis.asyncio.connection import SSLConnection
 from tests.redis.conftest import Gate
-from tests.redis.nodes import QUEUES, Nodes
-from tests.support import eventually, working
+from tests.redis.nodes import QUEUES, Node, Nodes
+from tests.support import PATIENCE, eventually, working
 
 from knapsaq import (
     BrokerError,
@@ -25,9 +27,11 @@ from knapsaq import (
     connect,
 )
 from knapsaq.cli.doctor import examine
+from knapsaq.liveness import LeaseKeeper
 from knapsaq.redis.connection import open_redis
 from knapsaq.registry import AnyTask
 from knapsaq.scheduler import Scheduler
+from knapsaq.shards import SLOTS
 from knapsaq.testing import ManualClock
 
 Echo = Task[..., Any, Any]
@@ -156,6 +160,18 @@ class TestAddress:
             async with connect(settings, registry=Registry()):
                 pass
 
+    async def test_a_cluster_without_an_owner_of_each_slot_is_refused(self, tmp_path: Path) -> None:
+        """It takes no commands, though its nodes answer."""
+        node = Node(tmp_path / "alone")
+        try:
+            node.ask("CLUSTER", "ADDSLOTSRANGE", 1, SLOTS - 1)
+            settings = Settings(broker_url=f"redis+cluster://127.0.0.1:{node.port}", queues=QUEUES, _env_file=None)
+            with pytest.raises(BrokerError, match="is down: 16383 of 16384 slots"):
+                async with connect(settings, registry=Registry()):
+                    pass
+        finally:
+            node.stop()
+
     async def test_one_seed_that_answers_is_enough(self, nodes: Nodes, cluster: Client) -> None:
         """The others are heard of from it."""
         redis = open_redis(f"redis+cluster://127.0.0.1:1,127.0.0.1:{nodes.nodes[0].port}?max_connections=5")
@@ -163,6 +179,21 @@ class TestAddress:
             queue = Queue(redis, name)
             assert await queue.count("queued") == 0
             await queue.disconnect()
+
+    async def test_options_and_tls_hold_for_each_connection(self) -> None:
+        """For the pool's, for those that ask, and for the lease's thread."""
+        url = "rediss+cluster://me:secret@127.0.0.1:1?ssl_cert_reqs=none&max_connections=5"
+        queue = Queue(open_redis(url), "{a}", settings=Settings(broker_url=url, _env_file=None))
+        made: list[Any] = [queue.redis.connection_pool.make_connection()]
+        keeper = LeaseKeeper(queue, "w")
+        made.append(keeper._redis.connection_pool.make_connection())
+        for connection in made:
+            assert (connection.username, connection.password) == ("me", "secret")
+            assert isinstance(connection, (SSLConnection, BlockingSSLConnection))
+        with pytest.raises(BrokerError, match="cannot be reached"):
+            await queue.enqueue("any")
+        with pytest.raises(BrokerError, match="is not a URL"):
+            open_redis("redis+cluster://127.0.0.1:1?nonsense=1")
 
     async def test_no_node_that_answers_is_a_broker_error(self) -> None:
         """As with any other server."""
@@ -219,6 +250,7 @@ class TestMoves:
             nodes.kill(owner)
             assert await runs(echo, queue.name) == "x"
             assert replica.admin.info("replication")["role"] == "master"
+        nodes.doubt_after(PATIENCE)
 
 
 async def not_queued(queue: Queue) -> bool:

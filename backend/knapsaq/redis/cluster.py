@@ -26,6 +26,8 @@ from knapsaq.redis.prompt import Tcp, Tls
 from knapsaq.shards import slot_of, tag_of, tagged
 
 ASK_TIMEOUT = 2.0
+OWN_OPTIONS = ("host", "port", "connection_class")
+"""What a connection to a slot's owner decides for itself."""
 ELSEWHERE = (AskError, TryAgainError, ClusterDownError)
 """What a node says that has not run a command, as it has the slot not, not wholly, or not safely; MOVED is an ASK."""
 
@@ -208,7 +210,7 @@ class Cluster:
     def __init__(self, seeds: Iterable[Mapping[str, Any]], *, tls: bool) -> None:
         each = [{"host": "localhost", "port": 6379, **options} for options in seeds]
         self._tls = tls
-        self._options = {name: value for name, value in each[0].items() if name not in ("host", "port")}
+        self._options = {name: value for name, value in each[0].items() if name not in OWN_OPTIONS}
         addresses = [Address(str(one["host"]), int(one["port"])) for one in each]
         asked_with = {name: value for name, value in self._options.items() if name != "max_connections"}  # a pool's
         self.owners = Owners(addresses, asked_with, tls=tls)

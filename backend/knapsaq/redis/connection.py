@@ -40,7 +40,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from knapsaq.environment import redact
 from knapsaq.errors import BrokerError
-from knapsaq.redis.cluster import Cluster, ClusterPool, ElsewhereError, NoClusterError
+from knapsaq.redis.cluster import Cluster, ElsewhereError, NoClusterError, in_cluster
 from knapsaq.redis.prompt import PROMPT
 from knapsaq.shards import is_cluster, seeds_of
 
@@ -131,7 +131,7 @@ def open_redis(url: str, *, blocking: bool = False) -> Redis:
     except ValueError:
         # Neither redis-py's text nor its traceback: they may hold a part of the password.
         raise _url_error(url) from None
-    client = _client(each, is_cluster(url), blocking=blocking)
+    client = _client(each, clustered=is_cluster(url), blocking=blocking)
     pool = client.connection_pool
     try:
         pool.connection_class(**pool.connection_kwargs)  # checks the options; nothing is sent
@@ -140,7 +140,7 @@ def open_redis(url: str, *, blocking: bool = False) -> Redis:
     return client
 
 
-def _client(each: list[dict[str, Any]], in_cluster: bool, *, blocking: bool) -> Redis:
+def _client(each: list[dict[str, Any]], *, clustered: bool, blocking: bool) -> Redis:
     """Return a client for what a URL says: of a server, or of each node of a cluster that it names."""
     kind = each[0].get("connection_class", Connection)
     options: dict[str, Any] = {
@@ -156,7 +156,7 @@ def _client(each: list[dict[str, Any]], in_cluster: bool, *, blocking: bool) -> 
     fixed: dict[str, Any] = {"retry": Retry(NoBackoff(), 0), "decode_responses": False}
     if blocking:
         fixed["socket_timeout"] = None
-    if in_cluster:
+    if clustered:
         seeds = [{**options, **one, **fixed} for one in each]
         return Cluster(seeds, tls=kind is SSLConnection).client(0)
     fixed["connection_class"] = PROMPT[kind]
@@ -180,7 +180,13 @@ async def check_broker(redis: Redis, url: str, *, limit: float = CHECK_TIMEOUT) 
         async with asyncio.timeout(limit):
             await cast("Awaitable[bool]", redis.ping())
             info: Mapping[str, Any] = await redis.info()
-    if fault := _unusable(info, in_cluster=isinstance(redis.connection_pool, ClusterPool)):
+            state = await redis.execute_command("CLUSTER INFO") if in_cluster(redis) else {}  # type: ignore[no-untyped-call]
+    if state.get("cluster_state", "ok") != "ok":
+        problem = f"is down: {state.get('cluster_slots_ok')} of 16384 slots have an owner that answers"
+        raise BrokerError(
+            redact(url), problem, "look at CLUSTER NODES; a cluster that has just been made takes a moment"
+        )
+    if fault := _unusable(info, clustered=in_cluster(redis)):
         raise BrokerError(redact(url), *fault)
     is_valkey = "valkey_version" in info
     return ServerInfo(
@@ -224,12 +230,12 @@ def _version(text: object) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", str(text))[:3])
 
 
-def _unusable(info: Mapping[str, Any], *, in_cluster: bool) -> tuple[str, str] | None:
+def _unusable(info: Mapping[str, Any], *, clustered: bool) -> tuple[str, str] | None:
     """Return problem and remedy of a server that answers but cannot be used."""
     mode = info.get("redis_mode", info.get("server_mode"))
     if mode == "sentinel":
         return "is a sentinel, which holds no data", "give the address of the primary server"
-    if mode == "cluster" and not in_cluster:
+    if mode == "cluster" and not clustered:
         return "is a node of a cluster", "write redis+cluster:// in KNAPSAQ_BROKER_URL, or rediss+cluster:// with TLS"
     if info.get("role") == "slave":
         primary = f"{info.get('master_host')}:{info.get('master_port')}"
