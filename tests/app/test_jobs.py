@@ -8,11 +8,14 @@ import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import UUID
 
 import httpx
 import pytest
 from tests.app.conftest import Program, System, eventually, running_api
 
+from app.campaigns.models import Campaign
+from app.database import session_scope
 from app.processes import free_port
 from knapsaq import Client, Job, Registry
 from knapsaq.testing import make_context
@@ -98,10 +101,16 @@ class TestProgress:
         assert answer.headers["X-Correlation-ID"] == "campaign-trace-1"
         created = answer.json()
         system.ended(created["job"]["url"])
-        mail = await client.queue().job(f"campaign-{created['campaign']['id']}-{user['id']}")
-        assert mail is not None
+        system.campaign_ended(created["campaign"]["id"])
+        async with session_scope() as session:
+            campaign = await session.get_one(Campaign, UUID(created["campaign"]["id"]))
+        jobs = [
+            await client.queue().job(key.decode().removeprefix("saq:job:default:"))
+            async for key in client.queue().redis.scan_iter(match=f"saq:job:default:flow:{campaign.workflow_id}:*")
+        ]
+        [mail] = [job for job in jobs if job and (job.kwargs or {}).get("user_id") == user["id"]]
         assert mail.headers["correlation_id"] == "campaign-trace-1"
-        assert mail.parent_id == mail.root_id == created["job"]["key"]
+        assert mail.root_id == campaign.workflow_id
 
 
 @dataclass(frozen=True)

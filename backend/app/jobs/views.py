@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from litestar.exceptions import HTTPException
@@ -11,6 +12,7 @@ from saq import Job
 from saq.job import Status
 
 from knapsaq import Job as OurJob
+from knapsaq.reasons import Reason
 
 
 class EnqueuedJob(Struct):
@@ -115,6 +117,29 @@ class JobProgress(Struct):
             result=job.result,
             error=_last_line(job.error),
         )
+
+
+class JobReason(Struct):
+    """One thing that a job waits for.
+
+    Attributes:
+        kind: What it is: ``scheduled``, ``rate limit``, ``concurrency``, ``queued``, ``paused``, ``no worker``, ...
+        words: The same as a sentence's part.
+        until: When that will be over, as far as it is known.
+        ahead: How many jobs are before it there.
+        jobs: The keys of the jobs that it waits for.
+    """
+
+    kind: str
+    words: str
+    until: datetime | None
+    ahead: int
+    jobs: list[str]
+
+    @classmethod
+    def of(cls, reason: Reason) -> JobReason:
+        """Describe a reason."""
+        return cls(reason.kind, reason.words, reason.until, reason.ahead, [*reason.jobs])
 
 
 def _last_line(error: str | None) -> str | None:
