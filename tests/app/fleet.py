@@ -15,7 +15,7 @@ from typing import Any
 
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, Envelope, Session
-from tests.app.conftest import Program, System, eventually, program, running_api
+from tests.app.conftest import PATIENCE, Program, System, eventually, program, running_api
 
 from app.processes import WORKER, free_port
 from app.smtp_sink import MailFolder
@@ -84,9 +84,15 @@ class Fleet(System):
     _stack: ExitStack
 
     def start_worker(self) -> None:
-        """Start a worker."""
+        """Start a worker and wait until it works."""
         log = self.folder / f"worker-{free_port()}.log"
-        self.worker = self._stack.enter_context(program(WORKER, self.env, log))
+        worker = self.worker = self._stack.enter_context(program(WORKER, self.env, log))
+
+        def works() -> bool | None:
+            assert worker.process.poll() is None, worker.output()
+            return " started: " in worker.output() or None
+
+        eventually("the worker works", works, within=2 * PATIENCE)
 
     def kill_worker(self) -> None:
         """Kill the worker, and the leash that holds it, as a power failure does."""

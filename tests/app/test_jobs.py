@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID
 
@@ -111,6 +112,35 @@ class TestProgress:
         [mail] = [job for job in jobs if job and (job.kwargs or {}).get("user_id") == user["id"]]
         assert mail.headers["correlation_id"] == "campaign-trace-1"
         assert mail.root_id == campaign.workflow_id
+
+
+class TestWhy:
+    """Why a job does not run."""
+
+    async def test_it_names_what_a_job_waits_for(self, system: System, client: Client) -> None:
+        """A moment, a limit, or nothing any more."""
+        limited = client.registry.get("my_task").using(rate_limit="1/h")
+        first, second = await limited.enqueue(user_id=1), await limited.enqueue(user_id=2)
+        await first.wait(10)
+        [reason] = system.api.get(f"/jobs/{second.key}/why").json()
+        assert (reason["kind"], reason["ahead"], reason["jobs"]) == ("rate limit", 0, [])
+        assert reason["words"].startswith("the rate limit 'my_task' lets it run at ")
+        assert datetime.fromisoformat(reason["until"]) > datetime.now(UTC) + timedelta(minutes=50)
+        await second.revoke()
+
+        later = await client.registry.get("my_task").using(delay=3600).enqueue(user_id=3)
+        assert [one["kind"] for one in system.api.get(f"/jobs/{later.key}/why").json()] == ["scheduled"]
+        await later.revoke()
+        [ended] = system.api.get(f"/jobs/{first.key}/why").json()
+        assert (ended["kind"], ended["words"], ended["until"]) == ("ended", "it has ended: it is complete", None)
+
+    def test_it_is_described_for_clients(self, system: System) -> None:
+        """The schema names the fields, and an unknown job is answered as everywhere else."""
+        schema = system.api.get("/schema/openapi.json").json()
+        assert "/jobs/{key}/why" in schema["paths"]
+        [reason] = [one for name, one in schema["components"]["schemas"].items() if name.endswith("JobReason")]
+        assert reason["properties"].keys() == {"kind", "words", "until", "ahead", "jobs"}
+        assert system.api.get("/jobs/no-such-job/why").status_code == 404
 
 
 @dataclass(frozen=True)
