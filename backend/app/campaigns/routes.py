@@ -10,7 +10,7 @@ from uuid import UUID
 
 from litestar import Controller, get, post
 from litestar.di import NamedDependency
-from litestar.exceptions import HTTPException, NotFoundException
+from litestar.exceptions import ClientException, NotFoundException
 from litestar.params import FromPath, JSONBody
 from litestar.response import ServerSentEvent, ServerSentEventMessage
 from litestar.status_codes import HTTP_200_OK, HTTP_409_CONFLICT
@@ -124,7 +124,7 @@ class CampaignController(Controller):
         await db_session.commit()
         await db_session.refresh(campaign)
         if campaign.state != CampaignState.CANCELLED.value:
-            raise HTTPException(f"the campaign has ended: it is {campaign.state}", status_code=HTTP_409_CONFLICT)
+            raise ClientException(f"the campaign has ended: it is {campaign.state}", status_code=HTTP_409_CONFLICT)
         if campaign.workflow_id is not None:
             await _clear_away(campaign.workflow_id)
         return await _view(db_session, campaign)

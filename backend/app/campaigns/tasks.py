@@ -9,7 +9,7 @@ a mail that fails holds up no other, and tenants take turns mail by mail. A chun
 the limited job would be exact only if each of its mails cost a start of its own, by
 snoozing in between; its mails would share their retries then, and wait behind the
 first one that fails. So a chunk is the unit of fanning out: it puts its mails in its
-own place, and no step of Redis or of the worker grows with the campaign.
+own place, and the workflow of 100,000 mails begins with 2,000 nodes.
 
 The report follows on the whole group and runs although mails have failed for good.
 A campaign has one run at a time: what a killed worker has left of an older one, and

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from litestar.exceptions import HTTPException
+from litestar.exceptions import ClientException
 from litestar.status_codes import HTTP_409_CONFLICT
 from msgspec import Struct
 from saq import Job
@@ -33,10 +33,10 @@ class EnqueuedJob(Struct):
         """Describe a job that was accepted just now.
 
         Raises:
-            HTTPException: SAQ answered None, as it does while a job of the same key has not ended; answered as 409.
+            ClientException: SAQ answered None, as it does while a job of the same key has not ended; answered as 409.
         """
         if job is None:
-            raise HTTPException("the same job is waiting already", status_code=HTTP_409_CONFLICT)
+            raise ClientException("the same job is waiting already", status_code=HTTP_409_CONFLICT)
         queue = job.get_queue().name
         url = f"/jobs/{job.key}" if queue == "default" else f"/jobs/{job.key}?queue={queue}"
         return cls(key=job.key, task=job.function, url=url)

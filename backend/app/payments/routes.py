@@ -13,7 +13,7 @@ from uuid import UUID
 
 from litestar import Controller, get, post
 from litestar.di import NamedDependency
-from litestar.exceptions import HTTPException, NotFoundException
+from litestar.exceptions import ClientException, NotFoundException
 from litestar.params import FromPath, HeaderParameter, JSONBody
 from litestar.status_codes import HTTP_422_UNPROCESSABLE_ENTITY
 from msgspec import Meta, Struct
@@ -135,7 +135,7 @@ async def _stored(session: AsyncSession, wanted: Payment) -> Payment:
     """Store a payment, or return the one that has its key.
 
     Raises:
-        HTTPException: That one is another payment; answered as 422.
+        ClientException: That one is another payment; answered as 422.
     """
     session.add(wanted)
     try:
@@ -149,5 +149,5 @@ async def _stored(session: AsyncSession, wanted: Payment) -> Payment:
         return wanted
     if any(getattr(stored, name) != getattr(wanted, name) for name in ASKED):
         detail = "this Idempotency-Key belongs to another payment; send the first request's body, or another key"
-        raise HTTPException(detail, status_code=HTTP_422_UNPROCESSABLE_ENTITY)
+        raise ClientException(detail, status_code=HTTP_422_UNPROCESSABLE_ENTITY)
     return stored
