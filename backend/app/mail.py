@@ -20,6 +20,13 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from app.settings import get_settings
 
+REFUSED_FOR_GOOD = 500
+"""SMTP's answers from here on are final (RFC 5321, 4.2.1); those below ask to come again."""
+
+
+class MailRefusedError(Exception):
+    """The server does not take mail for the address and never will; the text is what it said."""
+
 
 class MailReceipt(DefaultBase):
     """A mail that has been handed over."""
@@ -40,6 +47,7 @@ async def send_mail(*, to: str, subject: str, body: str, reference: str) -> None
         reference: What names this mail for good, without blanks; the Message-ID is made of it.
 
     Raises:
+        MailRefusedError: There is no such address; no later attempt does better.
         aiosmtplib.SMTPException: It was refused or there is no server; a later attempt may do better.
     """
     settings = get_settings()
@@ -51,7 +59,14 @@ async def send_mail(*, to: str, subject: str, body: str, reference: str) -> None
     message["Date"] = format_datetime(datetime.now(UTC))
     message["Message-ID"] = f"<{reference}@{domain}>"
     message.set_content(body)
-    await aiosmtplib.send(message, hostname=settings.smtp_host, port=settings.smtp_port, timeout=settings.smtp_timeout)
+    host, port, timeout = settings.smtp_host, settings.smtp_port, settings.smtp_timeout
+    try:
+        await aiosmtplib.send(message, hostname=host, port=port, timeout=timeout)
+    except aiosmtplib.SMTPRecipientsRefused as error:
+        [refused] = error.recipients
+        if refused.code >= REFUSED_FOR_GOOD:
+            raise MailRefusedError(f"{refused.code} {refused.message}") from error
+        raise
 
 
 async def send_once(session: AsyncSession, *, to: str, subject: str, body: str, reference: str) -> bool:

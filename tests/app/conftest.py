@@ -105,6 +105,15 @@ class System:
 
         return eventually(f"{url} has ended", look)
 
+    def campaign_ended(self, campaign_id: str) -> dict[str, Any]:
+        """Return a campaign once it has ended."""
+
+        def look() -> dict[str, Any] | None:
+            campaign: dict[str, Any] = self.api.get(f"/campaigns/{campaign_id}").raise_for_status().json()
+            return campaign if campaign["state"] not in ("queued", "sending") else None
+
+        return eventually(f"campaign {campaign_id} has ended", look)
+
     def mails_to(self, address: str) -> list[EmailMessage]:
         """Return the mails that have reached an address."""
         return [mail for mail in read_mails(self.mails) if mail["To"] == address]
@@ -159,6 +168,8 @@ def env(folder: Path, mail_port: int, api_port: int) -> dict[str, str]:
         "APP_DEBUG": "true",
         "APP_DATABASE_URL": f"sqlite+aiosqlite:///{folder / 'app.db'}",
         "APP_SMTP_PORT": str(mail_port),
+        "APP_MAIL_RATE": "200/s",
+        "APP_MAIL_RETRY_DELAY": "0.05",
         "APP_PAYMENTS_URL": f"http://127.0.0.1:{api_port}/sandbox",
         "APP_PAYMENTS_TIMEOUT": "0.5",
     }

@@ -7,12 +7,16 @@ import os
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from uuid import UUID
 
 import httpx
 import pytest
 from tests.app.conftest import Program, System, eventually, running_api
 
+from app.campaigns.models import Campaign
+from app.database import session_scope
 from app.processes import free_port
 from knapsaq import Client, Job, Registry
 from knapsaq.testing import make_context
@@ -98,10 +102,45 @@ class TestProgress:
         assert answer.headers["X-Correlation-ID"] == "campaign-trace-1"
         created = answer.json()
         system.ended(created["job"]["url"])
-        mail = await client.queue().job(f"campaign-{created['campaign']['id']}-{user['id']}")
-        assert mail is not None
+        system.campaign_ended(created["campaign"]["id"])
+        async with session_scope() as session:
+            campaign = await session.get_one(Campaign, UUID(created["campaign"]["id"]))
+        jobs = [
+            await client.queue().job(key.decode().removeprefix("saq:job:default:"))
+            async for key in client.queue().redis.scan_iter(match=f"saq:job:default:flow:{campaign.workflow_id}:*")
+        ]
+        [mail] = [job for job in jobs if job and (job.kwargs or {}).get("user_id") == user["id"]]
         assert mail.headers["correlation_id"] == "campaign-trace-1"
-        assert mail.parent_id == mail.root_id == created["job"]["key"]
+        assert mail.root_id == campaign.workflow_id
+
+
+class TestWhy:
+    """Why a job does not run."""
+
+    async def test_it_names_what_a_job_waits_for(self, system: System, client: Client) -> None:
+        """A moment, a limit, or nothing any more."""
+        limited = client.registry.get("my_task").using(rate_limit="1/h")
+        first, second = await limited.enqueue(user_id=1), await limited.enqueue(user_id=2)
+        await first.wait(10)
+        [reason] = system.api.get(f"/jobs/{second.key}/why").json()
+        assert (reason["kind"], reason["ahead"], reason["jobs"]) == ("rate limit", 0, [])
+        assert reason["words"].startswith("the rate limit 'my_task' lets it run at ")
+        assert datetime.fromisoformat(reason["until"]) > datetime.now(UTC) + timedelta(minutes=50)
+        await second.revoke()
+
+        later = await client.registry.get("my_task").using(delay=3600).enqueue(user_id=3)
+        assert [one["kind"] for one in system.api.get(f"/jobs/{later.key}/why").json()] == ["scheduled"]
+        await later.revoke()
+        [ended] = system.api.get(f"/jobs/{first.key}/why").json()
+        assert (ended["kind"], ended["words"], ended["until"]) == ("ended", "it has ended: it is complete", None)
+
+    def test_it_is_described_for_clients(self, system: System) -> None:
+        """The schema names the fields, and an unknown job is answered as everywhere else."""
+        schema = system.api.get("/schema/openapi.json").json()
+        assert "/jobs/{key}/why" in schema["paths"]
+        [reason] = [one for name, one in schema["components"]["schemas"].items() if name.endswith("JobReason")]
+        assert reason["properties"].keys() == {"kind", "words", "until", "ahead", "jobs"}
+        assert system.api.get("/jobs/no-such-job/why").status_code == 404
 
 
 @dataclass(frozen=True)

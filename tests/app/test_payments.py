@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 from uuid import UUID
 
@@ -21,7 +23,7 @@ from app.payments.provider import (
     RateLimitedError,
     retry_after,
 )
-from knapsaq import Client
+from knapsaq import Client, JobRevokedError
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +48,7 @@ def charges_of(system: System, payment: dict[str, Any]) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize(
     ("card", "attempts"),
-    [("tok_ok", 1), ("tok_rate_limited", 2), ("tok_unavailable", 2), ("tok_slow", 2)],
+    [("tok_ok", 1), ("tok_rate_limited", 1), ("tok_unavailable", 2), ("tok_slow", 2)],
     ids=["at once", "after a 429", "after a 500", "after a time-out"],
 )
 def test_a_payment_is_charged_once(system: System, user: dict[str, Any], card: str, attempts: int) -> None:
@@ -61,6 +63,14 @@ def test_the_wait_after_a_429_is_the_one_that_the_provider_asks_for(system: Syst
     _, job = pay(system, user, "tok_rate_limited")
 
     assert 1.0 <= job["seconds"] < 2.0
+
+
+def test_a_provider_that_asks_for_patience_spends_no_attempt(system: System, user: dict[str, Any]) -> None:
+    """However often it does; the retries are left for real errors."""
+    payment, job = pay(system, user, "tok_rate_limited:3")
+
+    assert (payment["status"], job["attempts"]) == ("charged", 1)
+    assert job["seconds"] >= 3.0
 
 
 def test_a_declined_card_is_not_tried_again(system: System, user: dict[str, Any]) -> None:
@@ -87,11 +97,100 @@ def test_a_payment_of_nobody_is_refused(system: System) -> None:
 async def test_a_second_run_charges_nothing(system: System, user: dict[str, Any], client: Client) -> None:
     payment, first = pay(system, user, "tok_ok")
 
-    again = await client.queue().enqueue("charge_payment", payment_id=payment["id"])
+    again = await client.queue().enqueue("charge_payment", payment_id=payment["id"], account=payment["account"])
 
     assert again is not None
     assert await again.wait(10) == first["result"]
     assert len(charges_of(system, payment)) == 1
+
+
+def ask(system: System, body: dict[str, Any], key: str) -> httpx.Response:
+    return system.api.post("/payments", json=body, headers={"Idempotency-Key": key})
+
+
+class TestIdempotencyKey:
+    """A request that may be sent again."""
+
+    def test_the_same_key_gives_the_same_payment_and_job_back(self, system: System, user: dict[str, Any]) -> None:
+        """While the job waits or runs, and after it has ended; the card is charged once."""
+        body = {"user_id": user["id"], "amount_cents": 500, "card_token": "tok_unavailable"}
+        first = ask(system, body, "order-7")
+        assert first.status_code == 201, first.text
+        again = ask(system, body, "order-7")
+        job = system.ended(first.json()["job"]["url"])
+        after = ask(system, body, "order-7")
+
+        for answer in (again, after):
+            assert answer.status_code == 201
+            assert answer.json()["payment"]["id"] == first.json()["payment"]["id"]
+            assert answer.json()["job"] == first.json()["job"]
+        assert after.json()["payment"]["status"] == "charged"
+        assert system.api.get(first.json()["job"]["url"]).json() == job, "it has not run again"
+        assert len(charges_of(system, first.json()["payment"])) == 1
+
+    def test_requests_at_the_same_moment_make_one_payment(self, system: System, user: dict[str, Any]) -> None:
+        """The database decides which is the first."""
+        body = {"user_id": user["id"], "amount_cents": 600, "card_token": "tok_ok"}
+        with ThreadPoolExecutor(8) as pool:
+            answers = [*pool.map(lambda _: ask(system, body, "order-8"), range(8))]
+
+        assert {answer.status_code for answer in answers} == {201}
+        [payment_id] = {answer.json()["payment"]["id"] for answer in answers}
+        assert len({answer.json()["job"]["key"] for answer in answers}) == 1
+        system.ended(answers[0].json()["job"]["url"])
+        assert len(charges_of(system, {"id": payment_id})) == 1
+
+    @pytest.mark.parametrize(
+        "change", [{"amount_cents": 701}, {"card_token": "tok_declined"}, {"currency": "USD"}, {"account": "other"}]
+    )
+    def test_another_body_under_the_same_key_is_refused(
+        self, system: System, user: dict[str, Any], change: dict[str, Any]
+    ) -> None:
+        """It says what to do, and nothing of what the first request held."""
+        body = {"user_id": user["id"], "amount_cents": 700, "card_token": "tok_ok"}
+        first = ask(system, body, "order-9")
+
+        refused = ask(system, body | change, "order-9")
+
+        assert (first.status_code, refused.status_code) == (201, 422)
+        detail = "this Idempotency-Key belongs to another payment; send the first request's body, or another key"
+        assert refused.json()["detail"] == detail
+
+    @pytest.mark.parametrize("key", ["", "two words", "x" * 101, "caf\u00e9".encode()])
+    def test_a_key_that_is_none_is_refused(self, system: System, user: dict[str, Any], key: str) -> None:
+        """As any wrong input is."""
+        refused = ask(system, {"user_id": user["id"], "amount_cents": 1, "card_token": "tok_ok"}, key)
+
+        assert refused.status_code == 400
+        assert refused.headers["content-type"] == "application/problem+json"
+
+
+async def test_payments_of_one_account_are_charged_one_after_the_other(
+    system: System, user: dict[str, Any], client: Client
+) -> None:
+    """A retry lets others go first, and the account is free again with each outcome."""
+    body = {"user_id": user["id"], "amount_cents": 100, "card_token": "tok_ok", "account": "company-1"}
+    answers = [system.api.post("/payments", json=body).json() for _ in range(8)]
+    jobs = [await client.queue().job(answer["job"]["key"]) for answer in answers]
+    for job in jobs:
+        assert job is not None
+        assert (await job.wait(30))["status"] == "charged"
+
+    spans = sorted((job.started, job.completed) for job in jobs if job)
+    assert all(ended <= begun for (_, ended), (begun, _) in pairwise(spans))
+
+
+async def test_a_payment_is_charged_for_its_own_account_alone(
+    system: System, user: dict[str, Any], client: Client
+) -> None:
+    """A call with another account's name would go past the limit."""
+    payment, _ = pay(system, user, "tok_ok")
+
+    job = await client.queue().enqueue("charge_payment", payment_id=payment["id"], account="someone")
+
+    assert job is not None
+    with pytest.raises(JobRevokedError, match="is of another account than someone"):
+        await job.wait(10)
 
 
 async def test_the_check_finds_a_payment_whose_job_was_lost(

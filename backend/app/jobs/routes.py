@@ -14,7 +14,7 @@ from litestar.status_codes import HTTP_202_ACCEPTED
 from litestar_saq import TaskQueues
 from msgspec import json
 
-from app.jobs.views import EnqueuedJob, JobProgress, JobView
+from app.jobs.views import EnqueuedJob, JobProgress, JobReason, JobView
 from app.queue.registry import get_registry
 from knapsaq import Job
 
@@ -45,6 +45,14 @@ class JobController(Controller):
     ) -> ServerSentEvent:
         """Send how far a job is, as server-sent events: now, at each change, and at its end."""
         return ServerSentEvent(_events(await _find(task_queues, queue, key)))
+
+    @get("/{key:str}/why")
+    async def why(
+        self, key: FromPath[str], task_queues: NamedDependency[TaskQueues], queue: FromQuery[str] = "default"
+    ) -> list[JobReason]:
+        """Show what a job waits for, the most telling reason first; of one that runs or has ended, that it does."""
+        job = await _find(task_queues, queue, key)
+        return [JobReason.of(reason) for reason in await job.why()]
 
 
 async def _find(task_queues: TaskQueues, queue: str, key: str) -> Job[Any]:

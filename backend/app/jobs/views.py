@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
-from litestar.exceptions import HTTPException
+from litestar.exceptions import ClientException
 from litestar.status_codes import HTTP_409_CONFLICT
 from msgspec import Struct
 from saq import Job
 from saq.job import Status
 
 from knapsaq import Job as OurJob
+from knapsaq.reasons import Reason
 
 
 class EnqueuedJob(Struct):
@@ -31,10 +33,10 @@ class EnqueuedJob(Struct):
         """Describe a job that was accepted just now.
 
         Raises:
-            HTTPException: SAQ answered None, as it does while a job of the same key has not ended; answered as 409.
+            ClientException: SAQ answered None, as it does while a job of the same key has not ended; answered as 409.
         """
         if job is None:
-            raise HTTPException("the same job is waiting already", status_code=HTTP_409_CONFLICT)
+            raise ClientException("the same job is waiting already", status_code=HTTP_409_CONFLICT)
         queue = job.get_queue().name
         url = f"/jobs/{job.key}" if queue == "default" else f"/jobs/{job.key}?queue={queue}"
         return cls(key=job.key, task=job.function, url=url)
@@ -115,6 +117,29 @@ class JobProgress(Struct):
             result=job.result,
             error=_last_line(job.error),
         )
+
+
+class JobReason(Struct):
+    """One thing that a job waits for.
+
+    Attributes:
+        kind: What it is: ``scheduled``, ``rate limit``, ``concurrency``, ``queued``, ``paused``, ``no worker``, ...
+        words: The same as a sentence's part.
+        until: When that will be over, as far as it is known.
+        ahead: How many jobs are before it there.
+        jobs: The keys of the jobs that it waits for.
+    """
+
+    kind: str
+    words: str
+    until: datetime | None
+    ahead: int
+    jobs: list[str]
+
+    @classmethod
+    def of(cls, reason: Reason) -> JobReason:
+        """Describe a reason."""
+        return cls(reason.kind, reason.words, reason.until, reason.ahead, [*reason.jobs])
 
 
 def _last_line(error: str | None) -> str | None:

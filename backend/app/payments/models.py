@@ -18,11 +18,18 @@ class PaymentStatus(enum.StrEnum):
 
 
 class Payment(UUIDv7AuditBase):
-    """An amount that a user owes; its id is the provider's idempotency key."""
+    """An amount that a user owes; its id is the provider's idempotency key.
+
+    Attributes:
+        account: What is charged; one charge at a time.
+        idempotency_key: By which the client knows it; a second request with the key gets this payment.
+    """
 
     __tablename__ = "payments"
 
     user_id: Mapped[int] = mapped_column(ForeignKey("users.id"), index=True)
+    account: Mapped[str] = mapped_column(String(60))
+    idempotency_key: Mapped[str | None] = mapped_column(String(100), unique=True, default=None)
     amount_cents: Mapped[int]
     currency: Mapped[str] = mapped_column(String(3))
     card_token: Mapped[str] = mapped_column(String(100))

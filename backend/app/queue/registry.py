@@ -2,6 +2,38 @@
 
 from __future__ import annotations
 
-from knapsaq import INJECTED, Context, Discard, Retry, get_registry, scheduled_task, task
+from knapsaq import (
+    INJECTED,
+    Concurrency,
+    Context,
+    Discard,
+    Rate,
+    Retry,
+    Snooze,
+    Unique,
+    WorkflowError,
+    WorkflowMissingError,
+    get_registry,
+    get_workflow,
+    group,
+    scheduled_task,
+    task,
+)
 
-__all__ = ["INJECTED", "Context", "Discard", "Retry", "get_registry", "scheduled_task", "task"]
+__all__ = [
+    "INJECTED",
+    "Concurrency",
+    "Context",
+    "Discard",
+    "Rate",
+    "Retry",
+    "Snooze",
+    "Unique",
+    "WorkflowError",
+    "WorkflowMissingError",
+    "get_registry",
+    "get_workflow",
+    "group",
+    "scheduled_task",
+    "task",
+]

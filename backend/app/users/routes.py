@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from litestar import Controller, get, post, put
 from litestar.di import NamedDependency
-from litestar.exceptions import ClientException, HTTPException, NotFoundException
+from litestar.exceptions import ClientException, NotFoundException
 from litestar.params import FromPath, JSONBody
 from litestar.status_codes import HTTP_202_ACCEPTED, HTTP_409_CONFLICT
 from msgspec import Meta, Struct
@@ -75,7 +75,7 @@ class UserController(Controller):
             # The worker may be faster than the end of this request, so the row has to be there before the job is.
             await db_session.commit()
         elif user.welcome_sent_at is not None:
-            raise HTTPException(f"{data.email} has signed up already", status_code=HTTP_409_CONFLICT)
+            raise ClientException(f"{data.email} has signed up already", status_code=HTTP_409_CONFLICT)
         job = await send_welcome_email.using(key=f"welcome-{user.id}").enqueue(user_id=user.id)
         return SignedUp(user=UserView.of(user), job=EnqueuedJob.of(job))
 
