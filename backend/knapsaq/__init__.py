@@ -16,15 +16,9 @@ from knapsaq.errors import (
     BrokerError,
     ConfigurationError,
     CronError,
-    DuplicateJobError,
     DuplicateScheduleError,
     DuplicateTaskError,
     InvalidArgumentsError,
-    JobError,
-    JobExpiredError,
-    JobFailedError,
-    JobMissingError,
-    JobRevokedError,
     KnapsaqError,
     MiddlewareError,
     MissingProviderError,
@@ -34,7 +28,6 @@ from knapsaq.errors import (
     ProcessDiedError,
     ProviderError,
     RegistryError,
-    ResultError,
     RouteError,
     ScheduleError,
     SettingsError,
@@ -48,6 +41,15 @@ from knapsaq.errors import (
     WorkerError,
 )
 from knapsaq.job import Job, Update
+from knapsaq.job_errors import (
+    DuplicateJobError,
+    JobError,
+    JobExpiredError,
+    JobFailedError,
+    JobMissingError,
+    JobRevokedError,
+    ResultError,
+)
 from knapsaq.limits import Concurrency, Debounce, Rate, Throttle, Unique
 from knapsaq.lineage import LineageFilter, bound_headers
 from knapsaq.looking import Counts, OpenJob

@@ -22,8 +22,9 @@ import msgspec
 from redis.exceptions import AuthenticationError, RedisError
 
 from knapsaq.codec import copied
-from knapsaq.errors import ResultError, nearest
+from knapsaq.errors import nearest
 from knapsaq.job import Job
+from knapsaq.job_errors import ResultError
 from knapsaq.nodes import ABORTED, DONE, FAILED, node_key, place_of
 from knapsaq.plan import FAILURES, Shape
 from knapsaq.reading import AWAY, LOOK_PAUSE, ReadingQueue

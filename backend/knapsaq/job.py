@@ -21,7 +21,8 @@ from saq.job import Job as SaqJob
 
 from knapsaq.checks import check
 from knapsaq.deadline import Deadline
-from knapsaq.errors import JobExpiredError, JobFailedError, JobRevokedError, OptionError, ResultError
+from knapsaq.errors import OptionError
+from knapsaq.job_errors import JobExpiredError, JobFailedError, JobRevokedError, ResultError
 from knapsaq.options import CALL_CHECKS
 from knapsaq.reasons import Reason
 from knapsaq.record import Record

@@ -24,9 +24,10 @@ from saq.job import Job as SaqJob
 from knapsaq import events
 from knapsaq.context import Context
 from knapsaq.deadline import Deadline
-from knapsaq.errors import JobFailedError, MiddlewareError, OptionError
+from knapsaq.errors import MiddlewareError, OptionError
 from knapsaq.hooks import EXPECTED, HOOKS, UnfitError, middlewares
 from knapsaq.job import Job
+from knapsaq.job_errors import JobFailedError
 from knapsaq.lineage import origin
 from knapsaq.outcomes import Aborted, Failed, Outcome, Retried, Succeeded
 

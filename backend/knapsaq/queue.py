@@ -31,14 +31,9 @@ from knapsaq.batching import Batcher
 from knapsaq.blueprint import NO_OPTIONS
 from knapsaq.calls import each_call
 from knapsaq.changing import ChangingQueue
-from knapsaq.errors import (
-    DuplicateJobError,
-    InvalidArgumentsError,
-    JobMissingError,
-    PayloadTooLargeError,
-    UnknownTaskError,
-)
+from knapsaq.errors import InvalidArgumentsError, PayloadTooLargeError, UnknownTaskError
 from knapsaq.job import FIELDS, Job, new_key
+from knapsaq.job_errors import DuplicateJobError, JobMissingError
 from knapsaq.lineage import inherit, origin
 from knapsaq.options import CallOptions
 from knapsaq.redis import scripts

@@ -26,9 +26,10 @@ from saq.job import TERMINAL_STATUSES, Status
 from saq.types import QueueInfo, WorkerInfo
 
 from knapsaq.batching import Batcher
-from knapsaq.errors import BrokerError, JobMissingError
+from knapsaq.errors import BrokerError
 from knapsaq.explaining import ExplainingQueue
 from knapsaq.job import Job, Update
+from knapsaq.job_errors import JobMissingError
 from knapsaq.looking import ALL_PLACES, Counts, LookingQueue
 from knapsaq.redis.connection import broker_errors
 from knapsaq.slots import given_up

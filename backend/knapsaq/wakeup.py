@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 
 from redis.exceptions import RedisError
 
-from knapsaq.claims import Advance
+from knapsaq.claims import Advance, Claim
 from knapsaq.queue import Queue
 from knapsaq.redis.line import COMMAND_TIMEOUT, Line
 
@@ -70,6 +71,17 @@ class Wakeup:
         self.watch()
         self._ahead = asyncio.create_task(self._claim_behind(worker))
         return self._ahead
+
+    async def claim_one(self, worker: str, timeout: float) -> Claim | None:
+        """Claim a job, or return None if there is none within so many seconds."""
+        end = (loop := asyncio.get_running_loop()).time() + timeout
+        while not (claims := await self._queue.claim(1, worker=worker)) and loop.time() < end:
+            self.signal.clear()
+            self.watch()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(BLOCK_SECONDS, end - loop.time())):
+                    await self.signal.wait()
+        return claims[0] if claims else None
 
     async def unblock(self) -> None:
         """End the watch, and with it the claim behind it."""

@@ -370,11 +370,11 @@ class Worker(SaqWorker[Any]):
         self.loop = asyncio.get_running_loop()
         keeper = LeaseKeeper(self.queue, self.id)
         try:
-            if not (claims := await self._claim_one()):
+            if (claim := await self._wakeup.claim_one(self.id, self.dequeue_timeout or math.inf)) is None:
                 return False
             keeper.start()
             await self._executor.open(hurried=True)
-            self._begin(claims[0])
+            self._begin(claim)
             await self.queue.advance(self.id, self._stamps(), 0)
             await asyncio.gather(*self.tasks)
             await self._aftermath.ended()
@@ -388,16 +388,6 @@ class Worker(SaqWorker[Any]):
             await self._executor.close()
             await asyncio.to_thread(keeper.stop)  # which leaves the lease as long as a claim is left
         return True
-
-    async def _claim_one(self) -> list[Claim]:
-        end = (loop := asyncio.get_running_loop()).time() + (self.dequeue_timeout or math.inf)
-        while not (claims := await self.queue.claim(1, worker=self.id)) and loop.time() < end:
-            self._signal.clear()
-            self._wakeup.watch()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(min(BLOCK_SECONDS, end - loop.time())):
-                    await self._signal.wait()
-        return claims
 
     async def _rescue_when_expired(self) -> None:
         await self._expired.wait()

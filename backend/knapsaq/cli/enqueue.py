@@ -16,8 +16,9 @@ from knapsaq.cli.reporting import note
 from knapsaq.client import Client, connect
 from knapsaq.codec import to_json_types
 from knapsaq.definitions import bound
-from knapsaq.errors import InvalidArgumentsError, JobError
+from knapsaq.errors import InvalidArgumentsError
 from knapsaq.job import Job
+from knapsaq.job_errors import JobError
 from knapsaq.task import Task
 
 FOR_EVER = "for ever"
