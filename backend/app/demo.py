@@ -119,7 +119,7 @@ class Demo:
             APP_DEBUG="true",
             APP_SANDBOX="true",
             APP_DATABASE_URL=f"sqlite+aiosqlite:///{self.folder / 'app.db'}",
-            APP_MAIL_RATE="1/s",
+            APP_MAIL_RATE="2/s",
             APP_SMTP_HOST="127.0.0.1",
             APP_SMTP_PORT=str(self.smtp_port),
             APP_REPORT_TO=REPORT_TO,
