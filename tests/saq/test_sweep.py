@@ -63,6 +63,7 @@ class TestLivingWorkers:
             await queue.sweep(abort=0.01)
             let_go.set()
             await saq_or_ours.ends(job)
+            await eventually(lambda: _is_empty(queue))  # what runs a second time has begun by then
         assert (job.status, job.result, runs) == (Status.COMPLETE, "done", ["slow"])
 
 
@@ -140,3 +141,7 @@ class TestRecords:
         async with asyncio.timeout(5):
             await worker.start()
         assert sorted(runs) == ["3", "4"]
+
+
+async def _is_empty(queue: Any) -> bool:
+    return not (await queue.count("queued") or await queue.count("active"))
