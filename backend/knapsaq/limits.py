@@ -61,7 +61,8 @@ class Rate:
             it: ``"10/s"``, ``"100/h"``, ``"5/15m"``.
         key: Each value has the rate for itself: the name of a parameter, or a function of the arguments by name. The
             value is text, a number, a ``UUID``, a date or an ``Enum``; a job for which it is None is not limited.
-        burst: How many may begin at once after a quiet time, from 1 to the count.
+        burst: How many may begin at once after a quiet time, from 1 to the count; jobs are let go to the millisecond,
+            so rates of more than some hundred a second are reached with a burst alone.
 
     Raises:
         OptionError: One is wrong.
