@@ -28,8 +28,8 @@ import sys
 from knapsaq.redis.embedded import EmbeddedBroker
 
 broker = EmbeddedBroker(sys.argv[1])
-print(broker.start(), flush=True)
 try:
+    print(broker.start(), flush=True)
     for _ in sys.stdin:
         broker.stop()
         print("left", flush=True)
