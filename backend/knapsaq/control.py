@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 from knapsaq.codec import SECRET, canonical, to_json_types
 from knapsaq.errors import OptionError, closest
 from knapsaq.job import CONTROL, Job
-from knapsaq.limits import Concurrency, Key, Limit, Rate, Way, refuse_moment
+from knapsaq.limits import Concurrency, Key, Limit, Rate, Way, buries_limits, refuse_moment
 from knapsaq.options import CallOptions, TaskOptions
 from knapsaq.signature import INJECTED, Signature
 from knapsaq.timing import now_ms
@@ -241,11 +241,15 @@ def _named_in(options: TaskOptions | CallOptions) -> Iterator[tuple[str, object,
 
 def _annotated(task: str, signature: Signature) -> Iterator[Limit]:
     """Yield the limits in the annotations of parameters, each with its parameter as its key."""
-    for name, limits in signature.limits.items():
+    for name, parameter in signature.parameters.items():
+        place, limits = f"parameter {name!r} of task {task!r}", signature.limits.get(name, ())
+        annotation = signature.annotation(name)
+        if buries_limits(annotation) or (limits and parameter.kind in (Kind.VAR_POSITIONAL, Kind.VAR_KEYWORD)):
+            raise OptionError(place, "annotation", annotation, "limits at a whole parameter that has one value")
         for limit in limits:
             if limit.key is not None:
                 expected = "nothing, as a limit in an annotation goes by its parameter"
-                raise OptionError(f"parameter {name!r} of task {task!r}", "key", limit.key, expected)
+                raise OptionError(place, "key", limit.key, expected)
             yield replace(limit, key=name)
 
 

@@ -242,13 +242,27 @@ def without_limits(annotation: Any) -> tuple[Any, tuple[Limit, ...]]:
     if get_origin(annotation) is Annotated:
         inner, *extras = get_args(annotation)
         found = tuple(extra for extra in extras if isinstance(extra, (Rate, Concurrency)))
+        within = without_limits(inner)[1]
         if not found:
-            return annotation, ()
+            return annotation, within
         rest = tuple(extra for extra in extras if extra not in found)
-        return (Annotated[(inner, *rest)] if rest else inner), found
+        return (Annotated[(inner, *rest)] if rest else inner), (*within, *found)
     if get_origin(annotation) in (Union, types.UnionType):
         return annotation, tuple(limit for one in get_args(annotation) for limit in without_limits(one)[1])
     return annotation, ()
+
+
+def buries_limits(annotation: Any) -> bool:
+    """Tell whether there are limits deeper in an annotation, such as at the items of a list, where no key is."""
+    if get_origin(annotation) is Annotated:
+        return buries_limits(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, types.UnionType):
+        return any(buries_limits(one) for one in get_args(annotation))
+    return any(_has_limits(one) for one in get_args(annotation))
+
+
+def _has_limits(part: Any) -> bool:
+    return isinstance(part, (Rate, Concurrency)) or any(_has_limits(one) for one in get_args(part))
 
 
 def _is_alias(annotation: Any) -> bool:

@@ -389,6 +389,22 @@ class TestAnnotations:
             with pytest.raises(OptionError, match="parameter 'user' of task 'f': option 'key' is 'other'"):
                 use()
 
+    def test_it_is_never_left_unheeded(self, registry: Registry) -> None:
+        """Where there is no one value to go by, it is refused."""
+
+        @registry.task
+        def several(*users: Annotated[int, Concurrency(1)]) -> None: ...
+
+        @registry.task
+        def named(**users: Annotated[int, Concurrency(1)]) -> None: ...
+
+        @registry.task
+        def items(users: list[Annotated[int, Concurrency(1)]] | None = None) -> None: ...
+
+        for task in (several, named, items):
+            with pytest.raises(OptionError, match=f"parameter 'users' of task {task.name!r}"):
+                task.verify(60)
+
 
 class TestWorkflows:
     def test_nodes_carry_limits_and_are_not_unique(self, registry: Registry) -> None:
