@@ -11,8 +11,8 @@ The claim is committed before the mail is handed over. A worker that is killed i
 between leaves a claimed row that nobody touches again: as nobody can know whether
 the mail went out, it counts as failed, and is not sent a second time.
 
-A claim counts only while the campaign is being sent. The row is locked before the
-campaign is looked at, so once a cancellation is committed no mail is claimed any more.
+A claim counts only while the campaign is being sent, and holds the campaign as it is
+until it is committed. So once a cancellation is committed no mail is claimed any more.
 """
 
 from __future__ import annotations
@@ -65,13 +65,20 @@ async def count(session: AsyncSession, campaign_id: UUID) -> Counts:
     return Counts(*counted.one())
 
 
-async def current(session: AsyncSession, campaign_id: UUID, run: int) -> Campaign:
+async def current(session: AsyncSession, campaign_id: UUID, run: int, *, held: bool = False) -> Campaign:
     """Return a campaign, if a run of it goes on.
+
+    Args:
+        session: The session.
+        campaign_id: The campaign's id.
+        run: The run.
+        held: Whether it stays as it is until the session commits. SQLite has one writer at a time, and needs no lock.
 
     Raises:
         Discard: It was cancelled or has ended, or a newer run has taken over; the job has become pointless.
     """
-    campaign = await session.get_one(Campaign, campaign_id, populate_existing=True)
+    lock = {"read": True} if held else None
+    campaign = await session.get_one(Campaign, campaign_id, populate_existing=True, with_for_update=lock)
     if (campaign.state, campaign.run) != (CampaignState.SENDING.value, run):
         raise Discard(f"run {run} of campaign {campaign_id} is over: it is {campaign.state}, in run {campaign.run}")
     return campaign
@@ -88,7 +95,7 @@ async def deliver(session: AsyncSession, campaign_id: UUID, user_id: int, run: i
     claim = update(Delivery).where(*row, WAITS).values(claimed_at=datetime.now(UTC)).returning(Delivery.user_id)
     if (await session.scalars(claim)).one_or_none() is None:
         return {"sent": False}
-    campaign = await current(session, campaign_id, run)
+    campaign = await current(session, campaign_id, run, held=True)
     user = await session.get_one(User, user_id)
     await session.commit()
     try:
