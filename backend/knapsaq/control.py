@@ -161,8 +161,10 @@ class Controls:
         """Return the text of a key; None for no key."""
         place = f"a call of task {self._task!r}"
         if isinstance(key, str):
+            read = [key]
             value = self._signature.typed(arguments, (key,)).get(key)
         else:
+            read = [_label(key), *arguments]  # nobody can tell which of them it looks at
             values = MappingProxyType(self._signature.typed(arguments))
             try:
                 value = key(values)
@@ -170,7 +172,7 @@ class Controls:
                 expected = f"a key whose function returns {KEY}; it raised {type(error).__name__}"
                 raise OptionError(place, option, given, expected) from error
         try:
-            return key_text(value, hidden=bool(SECRET.search(_label(key))))
+            return key_text(value, hidden=any(map(SECRET.search, read)))
         except (TypeError, ValueError) as error:
             expected = f"a key that is {KEY}, not of type {type(value).__name__}"
             raise OptionError(place, option, given, expected) from error

@@ -175,7 +175,11 @@ class TestNames:
         @registry.task(concurrency=Concurrency(1, key="api_token"))
         def f(api_token: str) -> None: ...
 
+        @registry.task(concurrency=Concurrency(1, key=lambda given: given["api_token"]))
+        def g(api_token: str) -> None: ...
+
         assert "hunter2" not in str(built(f, "hunter2").control)
+        assert "hunter2" not in str(built(g, "hunter2").control)
 
     def test_a_job_without_a_key_is_not_limited_by_it(self, registry: Registry) -> None:
         """None is no key, whether it was given or is the default; other limits stay."""
