@@ -3,13 +3,14 @@
 | claimed_at | sent_at | refusal | the mail |
 |---|---|---|---|
 | | | | waits |
-| set | | | is being handed over, or its worker was killed meanwhile |
+| set | | | is being handed over, or its worker was killed meanwhile, or the server did not answer |
 | set | set | | is out |
 | set | | set | was refused for good: there is no such address |
 
 The claim is committed before the mail is handed over. A worker that is killed in
-between leaves a claimed row that nobody touches again: as nobody can know whether
-the mail went out, it counts as failed, and is not sent a second time.
+between leaves a claimed row that nobody touches again, and so does a server that gets
+the mail and does not answer: as nobody can know whether the mail went out, it counts
+as failed, and is not sent a second time.
 
 A claim counts only while the campaign is being sent, and holds the campaign as it is
 until it is committed. So once a cancellation is committed no mail is claimed any more.
@@ -26,7 +27,7 @@ from sqlalchemy import exists, func, insert, literal, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.campaigns.models import Campaign, CampaignState, Delivery
-from app.mail import MailRefusedError, send_mail
+from app.mail import MailRefusedError, MailUncertainError, send_mail
 from app.queue.registry import Discard
 from app.users.models import User, UserStatus
 
@@ -104,6 +105,8 @@ async def deliver(session: AsyncSession, campaign_id: UUID, user_id: int, run: i
     except MailRefusedError as error:
         await session.execute(update(Delivery).where(*row).values(refusal=str(error)[:200]))
         return {"sent": False, "refused": str(error)}
+    except MailUncertainError as error:
+        return {"sent": False, "uncertain": str(error)}
     except Exception:
         await session.execute(update(Delivery).where(*row).values(claimed_at=None))
         await session.commit()
