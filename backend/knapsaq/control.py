@@ -18,16 +18,17 @@ import hashlib
 import inspect
 import math
 import re
+import types
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
 
 from knapsaq.codec import SECRET, canonical, to_json_types
 from knapsaq.errors import OptionError, closest
 from knapsaq.job import CONTROL, Job
-from knapsaq.limits import Concurrency, Key, Limit, Rate, Way, buries_limits, refuse_moment
+from knapsaq.limits import Concurrency, Key, Limit, Rate, Way, refuse_moment
 from knapsaq.options import CallOptions, TaskOptions
 from knapsaq.signature import INJECTED, Signature
 from knapsaq.timing import now_ms
@@ -246,13 +247,26 @@ def _annotated(task: str, signature: Signature) -> Iterator[Limit]:
     for name, parameter in signature.parameters.items():
         place, limits = f"parameter {name!r} of task {task!r}", signature.limits.get(name, ())
         annotation = signature.annotation(name)
-        if buries_limits(annotation) or (limits and parameter.kind in (Kind.VAR_POSITIONAL, Kind.VAR_KEYWORD)):
+        if _buries_limits(annotation) or (limits and parameter.kind in (Kind.VAR_POSITIONAL, Kind.VAR_KEYWORD)):
             raise OptionError(place, "annotation", annotation, "limits at a whole parameter that has one value")
         for limit in limits:
             if limit.key is not None:
                 expected = "nothing, as a limit in an annotation goes by its parameter"
                 raise OptionError(place, "key", limit.key, expected)
             yield replace(limit, key=name)
+
+
+def _buries_limits(annotation: Any) -> bool:
+    """Tell whether there are limits deeper in an annotation, such as at the items of a list, where no key is."""
+    parts = get_args(annotation)
+    if get_origin(annotation) is Annotated:
+        return _buries_limits(parts[0])
+    is_union = get_origin(annotation) in (Union, types.UnionType)
+    return any(map(_buries_limits if is_union else _has_limits, parts))
+
+
+def _has_limits(part: Any) -> bool:
+    return isinstance(part, (Rate, Concurrency)) or any(_has_limits(one) for one in get_args(part))
 
 
 def _named(task: str, option: str, limits: Iterable[Limit]) -> Iterator[_Named]:

@@ -252,19 +252,6 @@ def without_limits(annotation: Any) -> tuple[Any, tuple[Limit, ...]]:
     return annotation, ()
 
 
-def buries_limits(annotation: Any) -> bool:
-    """Tell whether there are limits deeper in an annotation, such as at the items of a list, where no key is."""
-    if get_origin(annotation) is Annotated:
-        return buries_limits(get_args(annotation)[0])
-    if get_origin(annotation) in (Union, types.UnionType):
-        return any(buries_limits(one) for one in get_args(annotation))
-    return any(_has_limits(one) for one in get_args(annotation))
-
-
-def _has_limits(part: Any) -> bool:
-    return isinstance(part, (Rate, Concurrency)) or any(_has_limits(one) for one in get_args(part))
-
-
 def _is_alias(annotation: Any) -> bool:
     """Tell what the statement ``type A = ...`` makes, if there are limits in it."""
     value = getattr(annotation, "__value__", None)
