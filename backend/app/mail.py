@@ -11,6 +11,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from email.message import EmailMessage
 from email.utils import format_datetime, parseaddr
+from typing import Any
 
 import aiosmtplib
 from advanced_alchemy.base import DefaultBase
@@ -26,6 +27,10 @@ REFUSED_FOR_GOOD = 500
 
 class MailRefusedError(Exception):
     """The server does not take mail for the address and never will; the text is what it said."""
+
+
+class MailUncertainError(aiosmtplib.SMTPException):
+    """The server got the whole mail and did not answer; it may be out, or may not."""
 
 
 class MailReceipt(DefaultBase):
@@ -48,6 +53,7 @@ async def send_mail(*, to: str, subject: str, body: str, reference: str) -> None
 
     Raises:
         MailRefusedError: There is no such address; no later attempt does better.
+        MailUncertainError: Another attempt may send it twice.
         aiosmtplib.SMTPException: It was refused or there is no server; a later attempt may do better.
     """
     settings = get_settings()
@@ -61,7 +67,8 @@ async def send_mail(*, to: str, subject: str, body: str, reference: str) -> None
     message.set_content(body)
     host, port, timeout = settings.smtp_host, settings.smtp_port, settings.smtp_timeout
     try:
-        await aiosmtplib.send(message, hostname=host, port=port, timeout=timeout)
+        async with _Client(hostname=host, port=port, timeout=timeout) as client:
+            await client.send_message(message)
     except aiosmtplib.SMTPRecipientsRefused as error:
         [refused] = error.recipients
         if refused.code >= REFUSED_FOR_GOOD:
@@ -89,3 +96,14 @@ async def send_once(session: AsyncSession, *, to: str, subject: str, body: str, 
         return False
     await send_mail(to=to, subject=subject, body=body, reference=reference)
     return True
+
+
+class _Client(aiosmtplib.SMTP):
+    async def data(self, *args: Any, **kwargs: Any) -> aiosmtplib.SMTPResponse:
+        """Send the mail itself, behind sender and recipients."""
+        try:
+            return await super().data(*args, **kwargs)
+        except aiosmtplib.SMTPResponseException:
+            raise
+        except (aiosmtplib.SMTPException, OSError) as error:
+            raise MailUncertainError(f"the server did not say whether it has taken the mail: {error}") from error

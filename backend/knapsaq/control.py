@@ -18,11 +18,12 @@ import hashlib
 import inspect
 import math
 import re
+import types
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
 
 from knapsaq.codec import SECRET, canonical, to_json_types
 from knapsaq.errors import OptionError, closest
@@ -161,8 +162,10 @@ class Controls:
         """Return the text of a key; None for no key."""
         place = f"a call of task {self._task!r}"
         if isinstance(key, str):
+            read = [key]
             value = self._signature.typed(arguments, (key,)).get(key)
         else:
+            read = [_label(key), *arguments]  # nobody can tell which of them it looks at
             values = MappingProxyType(self._signature.typed(arguments))
             try:
                 value = key(values)
@@ -170,7 +173,7 @@ class Controls:
                 expected = f"a key whose function returns {KEY}; it raised {type(error).__name__}"
                 raise OptionError(place, option, given, expected) from error
         try:
-            return key_text(value, hidden=bool(SECRET.search(_label(key))))
+            return key_text(value, hidden=any(map(SECRET.search, read)))
         except (TypeError, ValueError) as error:
             expected = f"a key that is {KEY}, not of type {type(value).__name__}"
             raise OptionError(place, option, given, expected) from error
@@ -241,12 +244,29 @@ def _named_in(options: TaskOptions | CallOptions) -> Iterator[tuple[str, object,
 
 def _annotated(task: str, signature: Signature) -> Iterator[Limit]:
     """Yield the limits in the annotations of parameters, each with its parameter as its key."""
-    for name, limits in signature.limits.items():
+    for name, parameter in signature.parameters.items():
+        place, limits = f"parameter {name!r} of task {task!r}", signature.limits.get(name, ())
+        annotation = signature.annotation(name)
+        if _buries_limits(annotation) or (limits and parameter.kind in (Kind.VAR_POSITIONAL, Kind.VAR_KEYWORD)):
+            raise OptionError(place, "annotation", annotation, "limits at a whole parameter that has one value")
         for limit in limits:
             if limit.key is not None:
                 expected = "nothing, as a limit in an annotation goes by its parameter"
-                raise OptionError(f"parameter {name!r} of task {task!r}", "key", limit.key, expected)
+                raise OptionError(place, "key", limit.key, expected)
             yield replace(limit, key=name)
+
+
+def _buries_limits(annotation: Any) -> bool:
+    """Tell whether there are limits deeper in an annotation, such as at the items of a list, where no key is."""
+    parts = get_args(annotation)
+    if get_origin(annotation) is Annotated:
+        return _buries_limits(parts[0])
+    is_union = get_origin(annotation) in (Union, types.UnionType)
+    return any(map(_buries_limits if is_union else _has_limits, parts))
+
+
+def _has_limits(part: Any) -> bool:
+    return isinstance(part, (Rate, Concurrency)) or any(_has_limits(one) for one in get_args(part))
 
 
 def _named(task: str, option: str, limits: Iterable[Limit]) -> Iterator[_Named]:

@@ -164,7 +164,7 @@ class EnvironmentSettings:
 
     def __repr__(self) -> str:
         shown = ((each.name, getattr(self, each.name)) for each in self._fields())
-        texts = (f"{name}={redact(value) if isinstance(value, str) else value!r}" for name, value in shown)
+        texts = (f"{name}={redact(repr(value))}" for name, value in shown)
         return f"{type(self).__qualname__}({', '.join(texts)})"
 
     @classmethod
@@ -286,6 +286,8 @@ def _shown(kind: Any, given: Any) -> Any:
 
 def _file(path: str | os.PathLike[str]) -> Mapping[str, str | None]:
     """Return the variables of a file; none where there is no file."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise SettingsError("_env_file", path, "the path of one file, or None for none")
     file = Path(path).expanduser()
     if not file.is_file():
         return {}

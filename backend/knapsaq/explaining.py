@@ -6,12 +6,14 @@ answer never mixes two.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
 
 from knapsaq.claims import ClaimingQueue
+from knapsaq.codec import SECRET
+from knapsaq.environment import HIDDEN
 from knapsaq.job import UNKNOWN_SINCE, Job
 from knapsaq.reasons import Reason
 from knapsaq.redis import scripts
@@ -83,8 +85,7 @@ class ExplainingQueue(ClaimingQueue):
         behind = f", with {_jobs(look.ahead)} before it" if look.ahead else ""
         if kind == "s":
             rule = msgspec.json.decode(look.strike) if look.strike else {"task": job.function}
-            value = f" with {rule['parameter']}={rule['value']!r}" if "parameter" in rule else ""
-            words = f"task {rule['task']!r}{value} was struck; queue.restore() lets it run"
+            words = f"task {rule['task']!r}{_argument(rule)} was struck; queue.restore() lets it run"
             return Reason("struck", words, ahead=look.ahead)
         if kind == "c":
             holders = tuple(self.job_key_from_id(text(job_id)) for job_id in sorted(look.holders))
@@ -103,6 +104,13 @@ class ExplainingQueue(ClaimingQueue):
             yield Reason("paused", f"queue {self.name} is paused; queue.resume() goes on")
         if not look.workers:
             yield Reason("no worker", f"no worker serves queue {self.name}")
+
+
+def _argument(rule: Mapping[str, Any]) -> str:
+    """Return the argument of a strike in words; a value that sounds secret is hidden."""
+    if "parameter" not in rule:
+        return ""
+    return f" with {rule['parameter']}={HIDDEN if SECRET.search(rule['parameter']) else repr(rule['value'])}"
 
 
 def _jobs(number: int) -> str:

@@ -243,10 +243,11 @@ def without_limits(annotation: Any) -> tuple[Any, tuple[Limit, ...]]:
     if get_origin(annotation) is Annotated:
         inner, *extras = get_args(annotation)
         found = tuple(extra for extra in extras if isinstance(extra, (Rate, Concurrency)))
+        within = without_limits(inner)[1]
         if not found:
-            return annotation, ()
+            return annotation, within
         rest = tuple(extra for extra in extras if extra not in found)
-        return (Annotated[(inner, *rest)] if rest else inner), found
+        return (Annotated[(inner, *rest)] if rest else inner), (*within, *found)
     if get_origin(annotation) in (Union, types.UnionType):
         return annotation, tuple(limit for one in get_args(annotation) for limit in without_limits(one)[1])
     return annotation, ()

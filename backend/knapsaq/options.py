@@ -235,7 +235,19 @@ class CallOptions:
         return merged
 
 
-class TaskKeywords(TypedDict, total=False):
+class LimitKeywords(TypedDict, total=False):
+    """The options of both that flow control obeys; None is as if not given."""
+
+    priority: int | None
+    rate_limit: RateLimit | None
+    concurrency: ConcurrencyLimit | None
+    unique: bool | Unique | None
+    debounce: Duration | Debounce | Literal[False] | None
+    throttle: Duration | Throttle | Literal[False] | None
+    fair_key: Key | None
+
+
+class TaskKeywords(LimitKeywords, total=False):
     """The options of ``@task`` for type checkers and editors; None is as if not given."""
 
     name: str | None
@@ -253,16 +265,9 @@ class TaskKeywords(TypedDict, total=False):
     run: Literal["async", "thread", "process"] | None
     middleware: object
     dependencies: Mapping[str, Any] | None
-    priority: int | None
-    rate_limit: RateLimit | None
-    concurrency: ConcurrencyLimit | None
-    unique: bool | Unique | None
-    debounce: Duration | Debounce | Literal[False] | None
-    throttle: Duration | Throttle | Literal[False] | None
-    fair_key: Key | None
 
 
-class CallKeywords(TypedDict, total=False):
+class CallKeywords(LimitKeywords, total=False):
     """The options of ``.using()`` for type checkers and editors; None is as if not given."""
 
     queue: str | None
@@ -274,13 +279,6 @@ class CallKeywords(TypedDict, total=False):
     ttl: int | None
     expires: Duration | datetime | None
     headers: Mapping[str, str] | None
-    priority: int | None
-    rate_limit: RateLimit | None
-    concurrency: ConcurrencyLimit | None
-    unique: bool | Unique | None
-    debounce: Duration | Debounce | Literal[False] | None
-    throttle: Duration | Throttle | Literal[False] | None
-    fair_key: Key | None
 
 
 def _backoff(value: Any) -> bool | float:

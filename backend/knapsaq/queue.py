@@ -31,7 +31,7 @@ from knapsaq.batching import Batcher
 from knapsaq.blueprint import NO_OPTIONS
 from knapsaq.calls import each_call
 from knapsaq.changing import ChangingQueue
-from knapsaq.errors import InvalidArgumentsError, PayloadTooLargeError, UnknownTaskError
+from knapsaq.errors import InvalidArgumentsError, OptionError, PayloadTooLargeError, UnknownTaskError
 from knapsaq.job import FIELDS, Job, new_key
 from knapsaq.job_errors import DuplicateJobError, JobMissingError
 from knapsaq.lineage import inherit, origin
@@ -147,6 +147,7 @@ class Queue(ChangingQueue):
         Raises:
             JobMissingError: The key belongs to a record that cannot be read.
             DuplicateJobError: Another job stands for it, and its options say that this is an error.
+            OptionError: The key is that of another task's job.
         """
         for number in range(SUBMITTED_TIMES):
             answer = await self._offer(job, asked=asked or number > 0)
@@ -200,12 +201,12 @@ class Queue(ChangingQueue):
             if until == "start":
                 return None  # it has begun
         existing = await self.job(key)
-        return None if existing is None or (until == "end" and existing.ended) else existing
+        return None if existing is None or (until == "end" and existing.ended) else _same_task(job, existing)
 
     async def _standing(self, job: Job[Any]) -> Job[Any] | None:
         """Return the job that has this one's key and has not ended."""
         existing = await self.job(job.key)
-        return existing if existing is not None and not existing.ended else None
+        return _same_task(job, existing) if existing is not None and not existing.ended else None
 
     @property
     def _guarded(self) -> bool:
@@ -363,6 +364,18 @@ class Queue(ChangingQueue):
 def _weight(request: _Request) -> float:
     """Return a job's part of a call, which carries 250 small ones or 4 MiB."""
     return 1 + len(request.payload) / 16_384
+
+
+def _same_task(job: Job[Any], existing: Job[Any]) -> Job[Any]:
+    """Return the job that stands for another, unless it is of another task, whose result nobody has asked for.
+
+    Raises:
+        OptionError: It is.
+    """
+    if existing.function != job.function:
+        expected = f"a key of its own, as a job of task {existing.function!r} has this one"
+        raise OptionError(f"a call of task {job.function!r}", "key", existing.key, expected)
+    return existing
 
 
 def _score(job: SaqJob) -> str | float:

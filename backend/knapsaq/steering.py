@@ -22,6 +22,8 @@ from typing import Any
 import msgspec
 
 from knapsaq.claims import ClaimingQueue
+from knapsaq.codec import SECRET
+from knapsaq.environment import HIDDEN
 from knapsaq.errors import OptionError
 from knapsaq.redis import scripts
 from knapsaq.redis.connection import broker_errors
@@ -50,6 +52,15 @@ class Strike:
     task: str
     parameter: str | None = None
     value: Scalar | None = None
+
+    def __repr__(self) -> str:
+        names = "" if self.parameter is None else f", {self.parameter!r}, {self.shown!r}"
+        return f"Strike({self.task!r}{names})"
+
+    @property
+    def shown(self) -> Scalar | None:
+        """The value as it may be shown: hidden where the parameter's name sounds secret."""
+        return HIDDEN if self.parameter and SECRET.search(self.parameter) else self.value
 
     @property
     def id(self) -> str:

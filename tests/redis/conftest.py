@@ -13,7 +13,7 @@ from tests.redis.lines import Site
 from tests.redis.nodes import QUEUES, Nodes
 from tests.support import Server, eventually, free_port
 
-from knapsaq import Client, Registry, Settings, Task, connect
+from knapsaq import Client, Queue, Registry, Settings, Task, connect
 from knapsaq.registry import AnyTask
 
 
@@ -62,6 +62,18 @@ async def cluster(nodes: Nodes, cluster_settings: Settings, registry: Registry) 
         yield client
     strays = [key for key, ttl in nodes.keys().items() if ttl == -1 and not ENDLESS_KEYS.fullmatch(key.encode())]
     assert not strays, f"keys without owner or expiry: {strays}"
+
+
+@pytest.fixture
+def here(cluster: Client) -> Queue:
+    """The queue in which workflows are kept."""
+    return cluster.queue(QUEUES[0])
+
+
+@pytest.fixture
+def there(cluster: Client) -> Queue:
+    """A queue in another slot."""
+    return cluster.queue(QUEUES[1])
 
 
 class Gate:

@@ -46,18 +46,6 @@ def one(registry: Registry) -> AnyTask:
 
 
 @pytest.fixture
-def here(cluster: Client) -> Queue:
-    """The queue in which workflows are kept."""
-    return cluster.queue(A)
-
-
-@pytest.fixture
-def there(cluster: Client) -> Queue:
-    """A queue in another slot."""
-    return cluster.queue(B)
-
-
-@pytest.fixture
 async def workers(cluster: Client) -> AsyncIterator[None]:
     """A worker of each queue."""
     async with AsyncExitStack() as stack:

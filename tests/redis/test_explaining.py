@@ -66,6 +66,23 @@ class TestWhy:
         assert str(reason) == f"the slots of 'of_account/account=1' are held by job {holder.key}"
         assert (await only(other)).kind == "running"
 
+    async def test_a_struck_argument_that_sounds_secret_is_shown_to_nobody(
+        self, queue: Queue, registry: Registry
+    ) -> None:
+        """Reasons are shown over HTTP and on the command line, where no other argument is."""
+
+        @registry.task
+        async def call(token: str) -> str:
+            return token
+
+        strike = await queue.strike("call", token="hunter2")
+        job = await call.enqueue("hunter2")
+        await queue.claim(1, worker="w1")
+        assert (await only(job)).words == "task 'call' with token=*** was struck; queue.restore() lets it run"
+        assert "hunter2" not in f"{strike} {await queue.strikes()}"
+        await queue.restore("call", token="hunter2")
+        await queue.revoke([job.key])
+
     async def test_a_struck_and_a_paused_job_are_told_how_to_go_on(self, queue: Queue, echo: AnyTask) -> None:
         """Both at once."""
         job = await echo.enqueue("a")

@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -17,14 +17,17 @@ from tests.support import ended, eventually, left_behind, lists, named, store, w
 
 from knapsaq import (
     BrokerError,
+    Client,
     InvalidArgumentsError,
     Job,
     JobMissingError,
+    OptionError,
     PayloadTooLargeError,
     Queue,
     Registry,
     Settings,
     Task,
+    Unique,
     UnknownTaskError,
 )
 from knapsaq.claims import Abort
@@ -99,6 +102,32 @@ class TestEnqueue:
         """SAQ stores such a job and never runs it."""
         await queued(queue, scheduled=scheduled)
         assert len(await queue.claim(1, worker="w")) == 1
+
+    async def test_a_key_never_gives_back_another_tasks_job(
+        self, client: Client, registry: Registry, clock: ManualClock
+    ) -> None:
+        """Its result would be of another kind, and the call would be lost without a word."""
+        once = Unique(until=timedelta(days=1))
+
+        @registry.task
+        async def charge() -> str:
+            return "charged"
+
+        @registry.task
+        async def refund() -> str:
+            return "refunded"
+
+        first = await charge.using(key="order:7", unique=once).enqueue()
+        for other in (refund.using(key="order:7"), refund.using(key="order:7", unique=once)):
+            with pytest.raises(OptionError, match="a job of task 'charge' has this one"):
+                await other.enqueue()
+
+        await client.queue().revoke([first.key])
+        second = await refund.using(key="order:7", unique=once).enqueue()
+        assert second.function == "refund"
+        with pytest.raises(OptionError, match="a job of task 'refund' has this one"):
+            await charge.using(key="order:7", unique=once).enqueue()
+        clock.advance(timedelta(days=1))
 
     async def test_concurrent_calls_share_script_calls(self, queue: Queue) -> None:
         """A hundred jobs of one turn of the loop cost a handful of round trips, and each caller gets its own answer."""

@@ -33,18 +33,6 @@ def one(registry: Registry) -> AnyTask:
     return one
 
 
-@pytest.fixture
-def here(cluster: Client) -> Queue:
-    """The queue in which workflows are kept."""
-    return cluster.queue(A)
-
-
-@pytest.fixture
-def there(cluster: Client) -> Queue:
-    """A queue in another slot."""
-    return cluster.queue(B)
-
-
 async def relay(*queues: Queue) -> None:
     """Carry what the queues have to say."""
     for queue in queues:

@@ -175,7 +175,11 @@ class TestNames:
         @registry.task(concurrency=Concurrency(1, key="api_token"))
         def f(api_token: str) -> None: ...
 
+        @registry.task(concurrency=Concurrency(1, key=lambda given: given["api_token"]))
+        def g(api_token: str) -> None: ...
+
         assert "hunter2" not in str(built(f, "hunter2").control)
+        assert "hunter2" not in str(built(g, "hunter2").control)
 
     def test_a_job_without_a_key_is_not_limited_by_it(self, registry: Registry) -> None:
         """None is no key, whether it was given or is the default; other limits stay."""
@@ -388,6 +392,22 @@ class TestAnnotations:
         for use in (lambda: built(f, 1, 2), lambda: f.verify(60)):
             with pytest.raises(OptionError, match="parameter 'user' of task 'f': option 'key' is 'other'"):
                 use()
+
+    def test_it_is_never_left_unheeded(self, registry: Registry) -> None:
+        """Where there is no one value to go by, it is refused."""
+
+        @registry.task
+        def several(*users: Annotated[int, Concurrency(1)]) -> None: ...
+
+        @registry.task
+        def named(**users: Annotated[int, Concurrency(1)]) -> None: ...
+
+        @registry.task
+        def items(users: list[Annotated[int, Concurrency(1)]] | None = None) -> None: ...
+
+        for task in (several, named, items):
+            with pytest.raises(OptionError, match=f"parameter 'users' of task {task.name!r}"):
+                task.verify(60)
 
 
 class TestWorkflows:

@@ -37,6 +37,7 @@ class Shop(EnvironmentSettings, prefix="SHOP_"):
     host: IPv4Address | None = None
     pause: timedelta = timedelta(0)
     keys: dict[str, list[int]] = dataclasses.field(default_factory=dict)
+    hosts: tuple[str, ...] = ()
     token: SecretStr = SecretStr("none")
 
 
@@ -92,6 +93,9 @@ class TestReading:
         assert Shop(**other).name == "there"
         nowhere: Any = {"_env_file": folder / "nowhere.env", "name": "corner"}
         assert Shop(**nowhere).port == Shop(name="corner", _env_file=None).port == 25  # type: ignore[arg-type]
+        several: Any = {"_env_file": (".env", "other.env")}
+        with pytest.raises(SettingsError, match="expected the path of one file, or None for none"):
+            Shop(**several)
 
     def test_an_empty_variable_leaves_it_to_the_file(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """It is as if it was not there."""
@@ -191,6 +195,8 @@ class TestInstance:
         given: Any = {"name": "redis://user:hunter2@host", "token": pydantic.SecretStr("hunter2")}
         shop = Shop(**given)
         assert "hunter2" not in f"{shop!r} {shop} {shop.token!r} {shop.token}"
+        hosts: Any = {"name": "corner", "token": "t", "hosts": ["redis://user:hunter2@host"]}
+        assert "hunter2" not in repr(Shop(**hosts))
         assert shop.token.get_secret_value() == "hunter2"
         assert {shop.token, SecretStr("hunter2")} == {SecretStr("hunter2")}
         assert shop.token != "hunter2"

@@ -152,6 +152,11 @@ class TestAnnotations:
                 Annotated[int, msgspec.Meta(ge=0)],
                 (Rate("1/s"),),
             ),
+            (
+                Annotated[Annotated[int, Rate("1/s")] | None, msgspec.Meta(description="a user")],
+                Annotated[Annotated[int, Rate("1/s")] | None, msgspec.Meta(description="a user")],
+                (Rate("1/s"),),
+            ),
             (Annotated[int, msgspec.Meta(ge=0)], Annotated[int, msgspec.Meta(ge=0)], ()),
             (Annotated[int, Rate("1/s")] | None, Annotated[int, Rate("1/s")] | None, (Rate("1/s"),)),
         ],

@@ -3,16 +3,17 @@
 | claimed_at | sent_at | refusal | the mail |
 |---|---|---|---|
 | | | | waits |
-| set | | | is being handed over, or its worker was killed meanwhile |
+| set | | | is being handed over, or its worker was killed meanwhile, or the server did not answer |
 | set | set | | is out |
 | set | | set | was refused for good: there is no such address |
 
 The claim is committed before the mail is handed over. A worker that is killed in
-between leaves a claimed row that nobody touches again: as nobody can know whether
-the mail went out, it counts as failed, and is not sent a second time.
+between leaves a claimed row that nobody touches again, and so does a server that gets
+the mail and does not answer: as nobody can know whether the mail went out, it counts
+as failed, and is not sent a second time.
 
-A claim counts only while the campaign is being sent. The row is locked before the
-campaign is looked at, so once a cancellation is committed no mail is claimed any more.
+A claim counts only while the campaign is being sent, and holds the campaign as it is
+until it is committed. So once a cancellation is committed no mail is claimed any more.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from sqlalchemy import exists, func, insert, literal, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.campaigns.models import Campaign, CampaignState, Delivery
-from app.mail import MailRefusedError, send_mail
+from app.mail import MailRefusedError, MailUncertainError, send_mail
 from app.queue.registry import Discard
 from app.users.models import User, UserStatus
 
@@ -65,13 +66,20 @@ async def count(session: AsyncSession, campaign_id: UUID) -> Counts:
     return Counts(*counted.one())
 
 
-async def current(session: AsyncSession, campaign_id: UUID, run: int) -> Campaign:
+async def current(session: AsyncSession, campaign_id: UUID, run: int, *, held: bool = False) -> Campaign:
     """Return a campaign, if a run of it goes on.
+
+    Args:
+        session: The session.
+        campaign_id: The campaign's id.
+        run: The run.
+        held: Whether it stays as it is until the session commits. SQLite has one writer at a time, and needs no lock.
 
     Raises:
         Discard: It was cancelled or has ended, or a newer run has taken over; the job has become pointless.
     """
-    campaign = await session.get_one(Campaign, campaign_id, populate_existing=True)
+    lock = {"read": True} if held else None
+    campaign = await session.get_one(Campaign, campaign_id, populate_existing=True, with_for_update=lock)
     if (campaign.state, campaign.run) != (CampaignState.SENDING.value, run):
         raise Discard(f"run {run} of campaign {campaign_id} is over: it is {campaign.state}, in run {campaign.run}")
     return campaign
@@ -88,7 +96,7 @@ async def deliver(session: AsyncSession, campaign_id: UUID, user_id: int, run: i
     claim = update(Delivery).where(*row, WAITS).values(claimed_at=datetime.now(UTC)).returning(Delivery.user_id)
     if (await session.scalars(claim)).one_or_none() is None:
         return {"sent": False}
-    campaign = await current(session, campaign_id, run)
+    campaign = await current(session, campaign_id, run, held=True)
     user = await session.get_one(User, user_id)
     await session.commit()
     try:
@@ -97,6 +105,8 @@ async def deliver(session: AsyncSession, campaign_id: UUID, user_id: int, run: i
     except MailRefusedError as error:
         await session.execute(update(Delivery).where(*row).values(refusal=str(error)[:200]))
         return {"sent": False, "refused": str(error)}
+    except MailUncertainError as error:
+        return {"sent": False, "uncertain": str(error)}
     except Exception:
         await session.execute(update(Delivery).where(*row).values(claimed_at=None))
         await session.commit()

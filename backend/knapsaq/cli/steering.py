@@ -17,8 +17,7 @@ from knapsaq.cli.enqueue import read_pairs
 from knapsaq.cli.loading import App, load
 from knapsaq.cli.reporting import note, output, print_json
 from knapsaq.client import Client
-from knapsaq.codec import SECRET, to_json_types
-from knapsaq.environment import HIDDEN
+from knapsaq.codec import to_json_types
 from knapsaq.errors import InvalidArgumentsError
 from knapsaq.steering import Strike
 from knapsaq.task import Task
@@ -186,7 +185,7 @@ def _list_strikes(app: App, queue: str | None, as_json: bool) -> None:
     found = sorted(ask(app, look), key=lambda one: (one[0], one[1].task, str(one[1].parameter)))
     if as_json:
         rows = [
-            {"queue": name, "task": one.task, "parameter": one.parameter, "value": _shown(one)} for name, one in found
+            {"queue": name, "task": one.task, "parameter": one.parameter, "value": one.shown} for name, one in found
         ]
         print_json(rows)
         return
@@ -272,13 +271,8 @@ def _named(strike: Strike) -> dict[str, Any]:
     return {} if strike.parameter is None else {strike.parameter: strike.value}
 
 
-def _shown(strike: Strike) -> Any:
-    return HIDDEN if strike.parameter and SECRET.search(strike.parameter) else strike.value
-
-
 def _pair(strike: Strike) -> str:
-    value = _shown(strike)
-    text = value if isinstance(value, str) else _json(value)
+    text = strike.shown if isinstance(strike.shown, str) else _json(strike.shown)
     return "" if strike.parameter is None else f"{strike.parameter}={text}"
 
 
