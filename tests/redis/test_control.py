@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from tests.support import eventually, left_behind, lists, working
@@ -182,6 +182,43 @@ class TestLimits:
         clock.advance(1)
 
         assert sorted(await take(queue)) == ["d", "l", "n", "o"]
+
+    async def test_a_job_with_two_limits_is_not_handed_from_lane_to_lane(
+        self, queue: Queue, clock: ManualClock
+    ) -> None:
+        """It runs in its turn, though others wait for each of its limits all the time."""
+        first, second = ["api", 1_000_000, 1], ["mail", 1_000_000, 1]
+        for keys, rates in (("ab", [first, second]), ("cdghij", [first]), ("efklmn", [second])):
+            await send(queue, keys, {"rates": rates})
+        assert list(await take(queue)) == ["a"]
+
+        assert "b" in await run_all(queue, clock, 2.1)
+
+        assert len(await run_all(queue, clock, 10)) == 10
+
+    async def test_a_slot_is_never_idle_behind_a_long_row_of_jobs_that_have_a_rate_too(
+        self, queue: Queue, clock: ManualClock
+    ) -> None:
+        """And a call moves no more than some of them from lane to lane, however many wait."""
+        await send(
+            queue, [f"{number}" for number in range(1500)], {"rates": [["api", 100_000, 1]], "slots": [["db", 2]]}
+        )
+        held: list[tuple[int, Claim]] = []
+        began, redis = 0, cast("Any", queue.redis)
+        for _ in range(100):
+            over = [queue.settlement(claim, Succeeded("done")) for end_ms, claim in held if end_ms <= clock()]
+            held = [(end_ms, claim) for end_ms, claim in held if end_ms > clock()]
+            before = {name: await redis.zcard(f"saq:default:lane:{name}") for name in ("c:db", "r:api")}
+            step = await queue.advance("w", over, 10)
+            if sum(before.values()) > 1000:  # the row has been looked at
+                assert abs(before["c:db"] - await redis.zcard("saq:default:lane:c:db")) <= 60
+            held += [(clock() + 250, claim) for claim in step.claims]
+            began += len(step.claims)
+            clock.advance(0.05)
+
+        assert began >= 38  # two slots, four a second each, in the 5 s but for the beginning
+        await queue.purge()
+        await end(queue, *(claim for _, claim in held))
 
     async def test_a_program_with_other_limits_leaves_no_lane_behind(self, queue: Queue, clock: ManualClock) -> None:
         """A job that was replaced by one without the limit of its lane lets the others go all the same."""

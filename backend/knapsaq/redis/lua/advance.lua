@@ -25,7 +25,9 @@ local APART_SECONDS = 0.1
 local SPOILT_SECONDS = 5
 local ABORTED_SECONDS = 3600
 local LEFT_AT_LEAST = 0.7 -- of a lease, which is renewed five times in its length
-local STEERED_AT_ONCE = 1000
+local STEERED_AT_ONCE = 300
+local MOVED_AT_ONCE = 50
+local MOVED_APART_MS = 100
 local call = redis.call
 local base = base_of(incomplete)
 now = time_ms(now)
@@ -243,6 +245,14 @@ local function take()
   return #ids > 0 and ids or nil
 end
 
+local moves = {}
+
+-- A job went from a lane to another: after some of them the lane's others come a moment later, as they may be many.
+local function postpone(lane)
+  moves[lane] = (moves[lane] or 0) + 1
+  if moves[lane] >= MOVED_AT_ONCE then call('ZADD', base .. 'lanes', 'XX', 'GT', now + MOVED_APART_MS, lane) end
+end
+
 -- Whether a job has to wait for a limit; it is parked then, and counted otherwise.
 local function has_to_wait(job, payload)
   local number, control = control_get(base, job)
@@ -263,7 +273,10 @@ local function has_to_wait(job, payload)
   if lane then
     if charged[job] then refund(base, control) end
     park(base, job, number or next_number(base), control, lane, due)
-    if from and from ~= lane then rearm(base, from, control, now) end
+    if from and from ~= lane then
+      rearm(base, from, control, now)
+      postpone(from)
+    end
     return true
   end
   if control and not over then
