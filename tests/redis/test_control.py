@@ -568,6 +568,18 @@ class TestPlainJobs:
         assert stats["cmdstat_lpop"]["calls"] == 1
         await queue.advance("w", [queue.settlement(one, Retried("x", 0)) for one in claims.values()], 0)
 
+    async def test_settling_and_sending_plain_jobs_pay_no_more(self, queue: Queue) -> None:
+        """One look with each claim also where jobs are settled, and none at the time where nothing is delayed."""
+        redis: Any = queue.redis
+        queue.clock = None
+        await redis.config_resetstat()
+        await send(queue, "ab")
+        assert "cmdstat_time" not in await redis.info("commandstats")
+        claims = await take(queue)
+        await redis.config_resetstat()
+        await end(queue, *claims.values())
+        assert (await redis.info("commandstats"))["cmdstat_exists"]["calls"] == 1
+
 
 async def _gone(queue: Queue, key: str) -> bool:
     return not await queue.redis.exists(key)

@@ -107,6 +107,7 @@ local function bury(job, reason)
 end
 
 local settled, unclaimed, ended, released = {}, {}, {}, {}
+local went_on = false -- a workflow
 local count = #KEYS - OWN_KEYS
 if count > 0 then
   local held = call('HMGET', claims, unpack(KEYS, OWN_KEYS + 1))
@@ -140,6 +141,7 @@ if count > 0 then
         if is_aborting(job) then
           keep(job, verb == 'finish' and payload, verb == 'finish' and number or ABORTED_SECONDS)
           call('PUBLISH', job, 'aborted')
+          went_on = true
           flow_step(job, 'a', '"a program of SAQ aborted it"', now)
         end
       end
@@ -163,7 +165,10 @@ if count > 0 then
           ended[#ended + 1] = job
           forget(job)
           keep(job, payload, number)
-          if state then flow_step(job, state, told, now) end
+          if state then
+            went_on = true
+            flow_step(job, state, told, now)
+          end
         else
           call('SET', job, payload)
           give_back(job, payload)
@@ -193,7 +198,7 @@ if count > 0 then
   if #unclaimed > 0 then call('HDEL', claims, unpack(unclaimed)) end
   if #ended > 0 then call('ZREM', incomplete, unpack(ended)) end
   -- The next nodes of workflows may have come with controls.
-  steered = steered or call('EXISTS', base .. 'controls') == 1
+  steered = steered or (went_on and call('EXISTS', base .. 'controls') == 1)
 end
 
 -- An open interval: jobs that wait or run have the score 0.
