@@ -423,6 +423,21 @@ class TestSteering:
             assert await _asked_by_a_worker(queue, 1.5) <= 4
         await redis.flushall()
 
+    async def test_a_row_behind_a_full_limit_is_looked_at_once_a_turn(self, queue: Queue) -> None:
+        """Not once for each of its jobs, as that would hold up Redis for seconds."""
+        await send(queue, [f"{number}" for number in range(500)], {"slots": [["db", 5]]})
+        held = await take(queue, 10)
+        assert len(held) == 5
+        await eventually(lambda: _has_parked(queue, 495))
+        redis: Any = queue.redis
+        await redis.config_resetstat()
+
+        assert await Tidier(queue).run_once() == 0
+
+        assert (await redis.info("commandstats"))["cmdstat_srandmember"]["calls"] == 1
+        await queue.purge()
+        await end(queue, *held.values())
+
     async def test_a_restore_that_was_cut_off_is_finished_by_the_workers(
         self, queue: Queue, clock: ManualClock
     ) -> None:
@@ -587,6 +602,11 @@ async def _gone(queue: Queue, key: str) -> bool:
 
 async def _all_ended(queue: Queue) -> bool:
     return not (await lists(queue))["incomplete"]
+
+
+async def _has_parked(queue: Queue, jobs: int) -> bool:
+    await take(queue)
+    return await _is_parked(queue, jobs)
 
 
 async def _is_parked(queue: Queue, jobs: int) -> bool:
