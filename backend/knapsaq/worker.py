@@ -229,7 +229,7 @@ class Worker(SaqWorker[Any]):
                     running.interrupt(Aborted(abort.reason), gently=not abort.terminate)
             # Jobs that do not wait for anything end in this turn, and need no stamp.
             await asyncio.sleep(0)
-            if not self._exchange.pending and not any(self._goes_on(one) for one in self._begun):
+            if not (step.more or self._exchange.pending) and not any(self._goes_on(one) for one in self._begun):
                 await self._rest(step, drained=drained)
 
     async def _rest(self, step: Advance, *, drained: bool) -> None:

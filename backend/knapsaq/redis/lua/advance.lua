@@ -3,7 +3,8 @@
 -- args: now worker want claim lease_ms last_chance | head payload
 -- Below 0, want counts only while the worker renews its lease in time.
 -- Returns now in ms, the next due time in seconds or '', 1 or 0 for each settlement, the claimed jobs as id, payload,
--- deaths; the claimed jobs that somebody wants aborted as id, reason; and 1 if the queue is paused.
+-- deaths; the claimed jobs that somebody wants aborted as id, reason; 1 if the queue is paused; and 1 if there is more to
+-- look at than one call may.
 -- A claim, worker and token, is the job's entry in the one hash of all claims; a settlement counts only while its
 -- token is there; its head is verb, number, status and token with spaces between. A worker without a lease gets one before
 -- it claims, so that somebody watches every claim's owner.
@@ -307,6 +308,7 @@ end
 
 local claimed = {}
 local looked_at = 0
+local stopped_early = false
 if paused == 1 then want = 0 end
 local ids = want > 0 and take() or nil
 while ids do
@@ -364,6 +366,7 @@ while ids do
   -- Where nobody can run an id, the next one takes its place.
   looked_at = looked_at + #ids
   local enough = looked_at >= (steered and STEERED_AT_ONCE or LOOKED_AT_ONCE)
+  stopped_early = enough and #taken < want
   want = (steered or #taken < #ids) and not enough and want - #taken or 0
   ids = want > 0 and take() or nil
 end
@@ -389,4 +392,4 @@ if steered then
   forget_numbers(base)
   next_due = sooner(next_due, call('ZRANGE', base .. 'lanes', 0, 0, 'WITHSCORES')[2])
 end
-return { now, next_due, settled, claimed, wanted_aborts, paused }
+return { now, next_due, settled, claimed, wanted_aborts, paused, stopped_early and call('EXISTS', queued) or 0 }
