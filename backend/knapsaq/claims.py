@@ -46,12 +46,16 @@ Clock = Callable[[], int]
 
 
 class Claim(NamedTuple):
-    """A worker's hold on a job; ``deaths`` has a line for each worker that died while it ran it: when and who."""
+    """A worker's hold on a job, from a moment on by Redis' clock.
+
+    ``deaths`` has a line for each worker that died while it ran it: when and who.
+    """
 
     job_id: str
     job: Job[Any]
     token: str
     deaths: str = ""
+    since_ms: int = 0
 
     @property
     def crashes(self) -> int:
@@ -175,7 +179,7 @@ class ClaimingQueue(RedisQueue):
                 unreadable.append(self._buried(job_id, token, f"its record cannot be read: {error}"))
                 continue
             job.token = token
-            claims.append(Claim(job_id, job, token, text(deaths)))
+            claims.append(Claim(job_id, job, token, text(deaths), now))
         wait = max(0.0, float(next_due) - now / 1000) if next_due else None
         wanted = {text(job_id): Abort.of(entry) for job_id, entry in zip(aborts[::2], aborts[1::2], strict=True)}
         return Advance(claims, settled, wait, wanted, unreadable, bool(paused), bool(more))

@@ -261,7 +261,8 @@ class Worker(SaqWorker[Any]):
             if crashes >= CRASH_LIMIT:
                 self._end_unstarted(claim, Dead(f"the worker that ran it died {crashes} times"))
                 return
-        if job.meta and (reason := job.expired(self.queue.now_ms())):
+        # Also where this machine's clock is behind: Redis has held one that is over to no limit.
+        if job.meta and (reason := job.expired(max(self.queue.now_ms(), claim.since_ms))):
             self._end_unstarted(claim, Aborted(reason))
             return
         if job.status is not Status.ACTIVE:  # else its worker died, which spends no attempt

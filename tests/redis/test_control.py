@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import pytest
-from tests.support import eventually, left_behind, lists, working
+from saq.job import Status
+from tests.support import ended, eventually, left_behind, lists, working
 
 from knapsaq import Job, Queue
 from knapsaq.claims import Claim
@@ -18,6 +19,7 @@ from knapsaq.redis import scripts
 from knapsaq.registry import AnyTask
 from knapsaq.steering import Tidier
 from knapsaq.testing import ManualClock
+from knapsaq.timing import now_ms
 from knapsaq.upkeep import Rescuer
 
 ONE_A_SECOND = {"rates": [["api", 1_000_000, 1]]}
@@ -182,6 +184,20 @@ class TestLimits:
         clock.advance(1)
 
         assert sorted(await take(queue)) == ["d", "l", "n", "o"]
+
+    async def test_a_worker_whose_clock_is_behind_runs_no_expired_job_beside_its_limit(
+        self, queue: Queue, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Redis has counted it for nothing, so Redis' clock has the last word on it."""
+        queue.clock = None
+        monkeypatch.setattr("knapsaq.claims.now_ms", lambda: now_ms() - 5000)
+        job = built("old", ONE_AN_HOUR, expires_at=now_ms() - 1000)
+        await queue.submit(job)
+
+        async with working(queue):
+            await ended(job)
+
+        assert job.status is Status.ABORTED
 
     async def test_a_job_with_two_limits_is_not_handed_from_lane_to_lane(
         self, queue: Queue, clock: ManualClock
