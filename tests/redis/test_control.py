@@ -599,6 +599,19 @@ class TestPlainJobs:
         assert stats["cmdstat_lpop"]["calls"] == 1
         await queue.advance("w", [queue.settlement(one, Retried("x", 0)) for one in claims.values()], 0)
 
+    async def test_debouncing_and_ending_a_delayed_job_search_no_queue(self, queue: Queue) -> None:
+        """It is not there, and to look through 100,000 jobs takes Redis milliseconds each time."""
+        redis: Any = queue.redis
+        await redis.config_resetstat()
+        for text in ("old", "new"):
+            job = built(text, {"unique": ["u", "start", "replace"]}, text)
+            job.scheduled = queue.now_ms() // 1000 + 60
+            await queue.submit(job)
+        await abort(queue, "old")
+
+        assert (await lists(queue))["incomplete"] == []
+        assert "cmdstat_lrem" not in await redis.info("commandstats")
+
     async def test_settling_and_sending_plain_jobs_pay_no_more(self, queue: Queue) -> None:
         """One look with each claim also where jobs are settled, and none at the time where nothing is delayed."""
         redis: Any = queue.redis
