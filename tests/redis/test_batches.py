@@ -344,7 +344,7 @@ class TestStopping:
     ) -> None:
         """After the function's clean-up, and no attempt is spent."""
         task = batched(registry, runs, size=3)
-        hasty = settings.model_copy(update={"shutdown_grace": 0.0})
+        hasty = settings.with_values(shutdown_grace=0.0)
         jobs = await sent(task, 3)
         async with working(queue, settings=hasty):
             await runs.begun()
@@ -372,7 +372,7 @@ class TestStopping:
             active.append(len(ctx["worker"]._running))
             return texts
 
-        hasty = settings.model_copy(update={"shutdown_grace": 0.0})
+        hasty = settings.with_values(shutdown_grace=0.0)
         jobs = await sent(work, 3)
         async with working(queue, settings=hasty):
             await eventually(inside.is_set)
@@ -398,7 +398,7 @@ class TestStopping:
             found.append("too late")
             return texts
 
-        hasty = settings.model_copy(update={"shutdown_grace": 0.0})
+        hasty = settings.with_values(shutdown_grace=0.0)
         jobs = await sent(stubborn, 2)
         async with working(queue, settings=hasty, cancellation_hard_deadline_s=0.05):
             await inside.wait()
