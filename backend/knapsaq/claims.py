@@ -46,12 +46,16 @@ Clock = Callable[[], int]
 
 
 class Claim(NamedTuple):
-    """A worker's hold on a job; ``deaths`` has a line for each worker that died while it ran it: when and who."""
+    """A worker's hold on a job, from a moment on by Redis' clock.
+
+    ``deaths`` has a line for each worker that died while it ran it: when and who.
+    """
 
     job_id: str
     job: Job[Any]
     token: str
     deaths: str = ""
+    since_ms: int = 0
 
     @property
     def crashes(self) -> int:
@@ -98,6 +102,7 @@ class Advance(NamedTuple):
         aborts: Claimed jobs that somebody wants to end, by job id.
         unreadable: Settlements that end records which nobody can read.
         paused: Whether nothing is claimed until somebody resumes the queue.
+        more: Whether the next call may find more jobs, though this one gave fewer than were wanted.
     """
 
     claims: list[Claim]
@@ -106,6 +111,7 @@ class Advance(NamedTuple):
     aborts: dict[str, Abort]
     unreadable: list[Settlement]
     paused: bool
+    more: bool
 
 
 class ClaimingQueue(RedisQueue):
@@ -161,7 +167,7 @@ class ClaimingQueue(RedisQueue):
             [self.now_argument, worker, want, token, int(self.settings.lease * 1000), CRASH_LIMIT - 1]
             + [field for settlement in settlements for field in (settlement.head, settlement.payload)],
         )
-        now, next_due, settled, claimed, aborts, paused = reply
+        now, next_due, settled, claimed, aborts, paused, more = reply
         claims: list[Claim] = []
         unreadable: list[Settlement] = []
         for raw_id, payload, deaths in zip(claimed[::3], claimed[1::3], claimed[2::3], strict=True):
@@ -173,10 +179,10 @@ class ClaimingQueue(RedisQueue):
                 unreadable.append(self._buried(job_id, token, f"its record cannot be read: {error}"))
                 continue
             job.token = token
-            claims.append(Claim(job_id, job, token, text(deaths)))
+            claims.append(Claim(job_id, job, token, text(deaths), now))
         wait = max(0.0, float(next_due) - now / 1000) if next_due else None
         wanted = {text(job_id): Abort.of(entry) for job_id, entry in zip(aborts[::2], aborts[1::2], strict=True)}
-        return Advance(claims, settled, wait, wanted, unreadable, bool(paused))
+        return Advance(claims, settled, wait, wanted, unreadable, bool(paused), bool(more))
 
     async def claim(self, n: int, *, worker: str) -> list[Claim]:
         """Claim up to ``n`` jobs for a worker; records that cannot be read are buried."""

@@ -151,7 +151,8 @@ class Exchange:
             raise
         taken = len(step.claims) + len(step.unreadable) if step else 0
         self._backlog = 0 < call.want == taken
-        return step, taken < call.want or self.ahead is not None
+        drained = taken < call.want and not (step and step.more)
+        return step, drained or self.ahead is not None
 
     def _come_ahead(self, ahead: asyncio.Task[Advance | None]) -> tuple[Advance | None, bool]:
         self.ahead = None

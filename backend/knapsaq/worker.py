@@ -229,7 +229,7 @@ class Worker(SaqWorker[Any]):
                     running.interrupt(Aborted(abort.reason), gently=not abort.terminate)
             # Jobs that do not wait for anything end in this turn, and need no stamp.
             await asyncio.sleep(0)
-            if not self._exchange.pending and not any(self._goes_on(one) for one in self._begun):
+            if not (step.more or self._exchange.pending) and not any(self._goes_on(one) for one in self._begun):
                 await self._rest(step, drained=drained)
 
     async def _rest(self, step: Advance, *, drained: bool) -> None:
@@ -261,7 +261,8 @@ class Worker(SaqWorker[Any]):
             if crashes >= CRASH_LIMIT:
                 self._end_unstarted(claim, Dead(f"the worker that ran it died {crashes} times"))
                 return
-        if job.meta and (reason := job.expired(self.queue.now_ms())):
+        # Also where this machine's clock is behind: Redis has held one that is over to no limit.
+        if job.meta and (reason := job.expired(max(self.queue.now_ms(), claim.since_ms))):
             self._end_unstarted(claim, Aborted(reason))
             return
         if job.status is not Status.ACTIVE:  # else its worker died, which spends no attempt

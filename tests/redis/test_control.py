@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import pytest
-from tests.support import eventually, left_behind, lists, working
+from saq.job import Status
+from tests.support import ended, eventually, left_behind, lists, working
 
 from knapsaq import Job, Queue
 from knapsaq.claims import Claim
@@ -18,6 +19,7 @@ from knapsaq.redis import scripts
 from knapsaq.registry import AnyTask
 from knapsaq.steering import Tidier
 from knapsaq.testing import ManualClock
+from knapsaq.timing import now_ms
 from knapsaq.upkeep import Rescuer
 
 ONE_A_SECOND = {"rates": [["api", 1_000_000, 1]]}
@@ -182,6 +184,57 @@ class TestLimits:
         clock.advance(1)
 
         assert sorted(await take(queue)) == ["d", "l", "n", "o"]
+
+    async def test_a_worker_whose_clock_is_behind_runs_no_expired_job_beside_its_limit(
+        self, queue: Queue, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Redis has counted it for nothing, so Redis' clock has the last word on it."""
+        queue.clock = None
+        monkeypatch.setattr("knapsaq.claims.now_ms", lambda: now_ms() - 5000)
+        job = built("old", ONE_AN_HOUR, expires_at=now_ms() - 1000)
+        await queue.submit(job)
+
+        async with working(queue):
+            await ended(job)
+
+        assert job.status is Status.ABORTED
+
+    async def test_a_job_with_two_limits_is_not_handed_from_lane_to_lane(
+        self, queue: Queue, clock: ManualClock
+    ) -> None:
+        """It runs in its turn, though others wait for each of its limits all the time."""
+        first, second = ["api", 1_000_000, 1], ["mail", 1_000_000, 1]
+        for keys, rates in (("ab", [first, second]), ("cdghij", [first]), ("efklmn", [second])):
+            await send(queue, keys, {"rates": rates})
+        assert list(await take(queue)) == ["a"]
+
+        assert "b" in await run_all(queue, clock, 2.1)
+
+        assert len(await run_all(queue, clock, 10)) == 10
+
+    async def test_a_slot_is_never_idle_behind_a_long_row_of_jobs_that_have_a_rate_too(
+        self, queue: Queue, clock: ManualClock
+    ) -> None:
+        """And a call moves no more than some of them from lane to lane, however many wait."""
+        await send(
+            queue, [f"{number}" for number in range(1500)], {"rates": [["api", 100_000, 1]], "slots": [["db", 2]]}
+        )
+        held: list[tuple[int, Claim]] = []
+        began, redis = 0, cast("Any", queue.redis)
+        for _ in range(100):
+            over = [queue.settlement(claim, Succeeded("done")) for end_ms, claim in held if end_ms <= clock()]
+            held = [(end_ms, claim) for end_ms, claim in held if end_ms > clock()]
+            before = {name: await redis.zcard(f"saq:default:lane:{name}") for name in ("c:db", "r:api")}
+            step = await queue.advance("w", over, 10)
+            if sum(before.values()) > 1000:  # the row has been looked at
+                assert abs(before["c:db"] - await redis.zcard("saq:default:lane:c:db")) <= 60
+            held += [(clock() + 250, claim) for claim in step.claims]
+            began += len(step.claims)
+            clock.advance(0.05)
+
+        assert began >= 38  # two slots, four a second each, in the 5 s but for the beginning
+        await queue.purge()
+        await end(queue, *(claim for _, claim in held))
 
     async def test_a_program_with_other_limits_leaves_no_lane_behind(self, queue: Queue, clock: ManualClock) -> None:
         """A job that was replaced by one without the limit of its lane lets the others go all the same."""
@@ -386,6 +439,21 @@ class TestSteering:
             assert await _asked_by_a_worker(queue, 1.5) <= 4
         await redis.flushall()
 
+    async def test_a_row_behind_a_full_limit_is_looked_at_once_a_turn(self, queue: Queue) -> None:
+        """Not once for each of its jobs, as that would hold up Redis for seconds."""
+        await send(queue, [f"{number}" for number in range(500)], {"slots": [["db", 5]]})
+        held = await take(queue, 10)
+        assert len(held) == 5
+        await eventually(lambda: _has_parked(queue, 495))
+        redis: Any = queue.redis
+        await redis.config_resetstat()
+
+        assert await Tidier(queue).run_once() == 0
+
+        assert (await redis.info("commandstats"))["cmdstat_srandmember"]["calls"] == 1
+        await queue.purge()
+        await end(queue, *held.values())
+
     async def test_a_restore_that_was_cut_off_is_finished_by_the_workers(
         self, queue: Queue, clock: ManualClock
     ) -> None:
@@ -531,6 +599,31 @@ class TestPlainJobs:
         assert stats["cmdstat_lpop"]["calls"] == 1
         await queue.advance("w", [queue.settlement(one, Retried("x", 0)) for one in claims.values()], 0)
 
+    async def test_debouncing_and_ending_a_delayed_job_search_no_queue(self, queue: Queue) -> None:
+        """It is not there, and to look through 100,000 jobs takes Redis milliseconds each time."""
+        redis: Any = queue.redis
+        await redis.config_resetstat()
+        for text in ("old", "new"):
+            job = built(text, {"unique": ["u", "start", "replace"]}, text)
+            job.scheduled = queue.now_ms() // 1000 + 60
+            await queue.submit(job)
+        await abort(queue, "old")
+
+        assert (await lists(queue))["incomplete"] == []
+        assert "cmdstat_lrem" not in await redis.info("commandstats")
+
+    async def test_settling_and_sending_plain_jobs_pay_no_more(self, queue: Queue) -> None:
+        """One look with each claim also where jobs are settled, and none at the time where nothing is delayed."""
+        redis: Any = queue.redis
+        queue.clock = None
+        await redis.config_resetstat()
+        await send(queue, "ab")
+        assert "cmdstat_time" not in await redis.info("commandstats")
+        claims = await take(queue)
+        await redis.config_resetstat()
+        await end(queue, *claims.values())
+        assert (await redis.info("commandstats"))["cmdstat_exists"]["calls"] == 1
+
 
 async def _gone(queue: Queue, key: str) -> bool:
     return not await queue.redis.exists(key)
@@ -538,6 +631,11 @@ async def _gone(queue: Queue, key: str) -> bool:
 
 async def _all_ended(queue: Queue) -> bool:
     return not (await lists(queue))["incomplete"]
+
+
+async def _has_parked(queue: Queue, jobs: int) -> bool:
+    await take(queue)
+    return await _is_parked(queue, jobs)
 
 
 async def _is_parked(queue: Queue, jobs: int) -> bool:

@@ -521,10 +521,10 @@ class TestReplies:
         shared += [keys.dead, keys.dead_records, keys.dead_reasons]
         job = queue.job_id("a")
         reply = await scripts.advance(queue.line, shared, ["", "w1", 5, "w1 t1", 9000, 2])
-        now, due, settled, claimed, aborts, paused = reply
+        now, due, settled, claimed, aborts, paused, more = reply
         assert MOMENT.fullmatch(str(now))
         assert float(due) == 4_000_000_000
-        assert (settled, claimed[0], claimed[2], aborts, paused) == ([], job.encode(), b"", [], 0)
+        assert (settled, claimed[0], claimed[2], aborts, paused, more) == ([], job.encode(), b"", [], 0, 0)
 
         stored = await queue.job("a")
         assert stored is not None
@@ -532,7 +532,7 @@ class TestReplies:
         stale = ("finish 5 complete other", "{}")
         ours = ("stamp 0 active w1 t1", claimed[1])
         reply = await scripts.advance(queue.line, [*shared, job, job], ["", "w1", 0, "w1 t2", 9000, 2, *stale, *ours])
-        assert reply[2:] == [[0, 1], [], [job.encode(), b"1 enough"], 0]
+        assert reply[2:] == [[0, 1], [], [job.encode(), b"1 enough"], 0, 0]
         await queue.pause()
         assert (await scripts.advance(queue.line, shared, ["", "w1", 5, "w1 t3", 9000, 2]))[5] == 1
         await queue.resume()

@@ -9,7 +9,7 @@ from saq.queue.redis import RedisQueue
 from tests.redis.conftest import Gate
 from tests.support import ended, eventually, lists, working
 
-from knapsaq import Job, OptionError, Queue, Registry
+from knapsaq import Job, OptionError, Queue, Registry, Worker
 from knapsaq.outcomes import Succeeded
 from knapsaq.registry import AnyTask
 from knapsaq.steering import RESTORED_A_CALL, Strike, Tidier
@@ -101,6 +101,31 @@ class TestStrike:
         assert await queue.strikes() == []
         for job in [*struck, other]:
             await job.abort("done")
+
+    async def test_a_worker_that_ends_with_its_work_finds_what_waits_behind_thousands_of_struck_jobs(
+        self, queue: Queue, registry: Registry
+    ) -> None:
+        """One call does not look at them all; the next ones do."""
+        ran: list[str] = []
+
+        @registry.task
+        async def good() -> None:
+            ran.append("good")
+
+        @registry.task
+        async def bad(number: int) -> None: ...
+
+        await bad.enqueue_many([{"number": number} for number in range(2500)])
+        await queue.strike("bad")
+        await good.enqueue()
+
+        worker = Worker(queue, burst=True, dequeue_timeout=0.1)
+        worker.SIGNALS = []
+        await worker.start()
+
+        assert ran == ["good"]
+        await queue.purge()
+        await queue.restore("bad")
 
     @pytest.mark.parametrize("value", ["acme", 7, 1.5, True, ""])
     async def test_one_value_of_an_argument_can_be_struck(self, queue: Queue, one: AnyTask, value: Any) -> None:

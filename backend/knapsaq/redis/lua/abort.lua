@@ -21,8 +21,8 @@ local function tell_worker(job, payload)
   call('PUBLISH', job, 'aborting')
 end
 
-local function finish(job, payload, ttl)
-  call('LREM', queued, 1, job)
+local function finish(job, score, payload, ttl)
+  if tonumber(score) == 0 then call('LREM', queued, 1, job) end -- a delayed one is not there, and the queue may be long
   call('ZREM', incomplete, job)
   call('HDEL', crashes, job)
   call('HDEL', aborts, job)
@@ -41,7 +41,8 @@ end
 local answers, told = {}, false
 for i = 1, #KEYS - OWN_KEYS do
   local job, at = KEYS[OWN_KEYS + i], OWN_ARGS + 3 * i - 2
-  if not call('ZSCORE', incomplete, job) then
+  local score = call('ZSCORE', incomplete, job)
+  if not score then
     answers[i] = 'ended'
   elseif call('LPOS', active, job) then
     answers[i] = running == '1' and 'aborting' or 'ended'
@@ -51,7 +52,7 @@ for i = 1, #KEYS - OWN_KEYS do
     end
   else
     answers[i] = 'aborted'
-    finish(job, ARGV[at], tonumber(ARGV[at + 1]))
+    finish(job, score, ARGV[at], tonumber(ARGV[at + 1]))
   end
 end
 if told then call('PUBLISH', channel, 'abort') end

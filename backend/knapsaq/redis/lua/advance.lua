@@ -3,7 +3,8 @@
 -- args: now worker want claim lease_ms last_chance | head payload
 -- Below 0, want counts only while the worker renews its lease in time.
 -- Returns now in ms, the next due time in seconds or '', 1 or 0 for each settlement, the claimed jobs as id, payload,
--- deaths; the claimed jobs that somebody wants aborted as id, reason; and 1 if the queue is paused.
+-- deaths; the claimed jobs that somebody wants aborted as id, reason; 1 if the queue is paused; and 1 if there is more to
+-- look at than one call may.
 -- A claim, worker and token, is the job's entry in the one hash of all claims; a settlement counts only while its
 -- token is there; its head is verb, number, status and token with spaces between. A worker without a lease gets one before
 -- it claims, so that somebody watches every claim's owner.
@@ -25,7 +26,9 @@ local APART_SECONDS = 0.1
 local SPOILT_SECONDS = 5
 local ABORTED_SECONDS = 3600
 local LEFT_AT_LEAST = 0.7 -- of a lease, which is renewed five times in its length
-local STEERED_AT_ONCE = 1000
+local STEERED_AT_ONCE = 300
+local MOVED_AT_ONCE = 50
+local MOVED_APART_MS = 100
 local call = redis.call
 local base = base_of(incomplete)
 now = time_ms(now)
@@ -105,6 +108,7 @@ local function bury(job, reason)
 end
 
 local settled, unclaimed, ended, released = {}, {}, {}, {}
+local went_on = false -- a workflow
 local count = #KEYS - OWN_KEYS
 if count > 0 then
   local held = call('HMGET', claims, unpack(KEYS, OWN_KEYS + 1))
@@ -138,6 +142,7 @@ if count > 0 then
         if is_aborting(job) then
           keep(job, verb == 'finish' and payload, verb == 'finish' and number or ABORTED_SECONDS)
           call('PUBLISH', job, 'aborted')
+          went_on = true
           flow_step(job, 'a', '"a program of SAQ aborted it"', now)
         end
       end
@@ -161,7 +166,10 @@ if count > 0 then
           ended[#ended + 1] = job
           forget(job)
           keep(job, payload, number)
-          if state then flow_step(job, state, told, now) end
+          if state then
+            went_on = true
+            flow_step(job, state, told, now)
+          end
         else
           call('SET', job, payload)
           give_back(job, payload)
@@ -191,7 +199,7 @@ if count > 0 then
   if #unclaimed > 0 then call('HDEL', claims, unpack(unclaimed)) end
   if #ended > 0 then call('ZREM', incomplete, unpack(ended)) end
   -- The next nodes of workflows may have come with controls.
-  steered = steered or call('EXISTS', base .. 'controls') == 1
+  steered = steered or (went_on and call('EXISTS', base .. 'controls') == 1)
 end
 
 -- An open interval: jobs that wait or run have the score 0.
@@ -243,6 +251,14 @@ local function take()
   return #ids > 0 and ids or nil
 end
 
+local moves = {}
+
+-- A job went from a lane to another: after some of them the lane's others come a moment later, as they may be many.
+local function postpone(lane)
+  moves[lane] = (moves[lane] or 0) + 1
+  if moves[lane] >= MOVED_AT_ONCE then call('ZADD', base .. 'lanes', 'XX', 'GT', now + MOVED_APART_MS, lane) end
+end
+
 -- Whether a job has to wait for a limit; it is parked then, and counted otherwise.
 local function has_to_wait(job, payload)
   local number, control = control_get(base, job)
@@ -263,7 +279,10 @@ local function has_to_wait(job, payload)
   if lane then
     if charged[job] then refund(base, control) end
     park(base, job, number or next_number(base), control, lane, due)
-    if from and from ~= lane then rearm(base, from, control, now) end
+    if from and from ~= lane then
+      rearm(base, from, control, now)
+      postpone(from)
+    end
     return true
   end
   if control and not over then
@@ -289,6 +308,7 @@ end
 
 local claimed = {}
 local looked_at = 0
+local stopped_early = false
 if paused == 1 then want = 0 end
 local ids = want > 0 and take() or nil
 while ids do
@@ -346,6 +366,7 @@ while ids do
   -- Where nobody can run an id, the next one takes its place.
   looked_at = looked_at + #ids
   local enough = looked_at >= (steered and STEERED_AT_ONCE or LOOKED_AT_ONCE)
+  stopped_early = enough and #taken < want
   want = (steered or #taken < #ids) and not enough and want - #taken or 0
   ids = want > 0 and take() or nil
 end
@@ -371,4 +392,4 @@ if steered then
   forget_numbers(base)
   next_due = sooner(next_due, call('ZRANGE', base .. 'lanes', 0, 0, 'WITHSCORES')[2])
 end
-return { now, next_due, settled, claimed, wanted_aborts, paused }
+return { now, next_due, settled, claimed, wanted_aborts, paused, stopped_early and call('EXISTS', queued) or 0 }

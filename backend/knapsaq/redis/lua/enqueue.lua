@@ -13,7 +13,6 @@ local MARKED_SECONDS = 86400
 local call = redis.call
 local base = base_of(incomplete)
 local now = ARGV[1]
-now = time_ms(now)
 local count = (#KEYS - OWN_KEYS) / 2
 
 local jobs, marks = {}, {}
@@ -43,6 +42,7 @@ for i, job in ipairs(jobs) do
     if once == '1' then call('SET', marks[i], 1, 'EX', MARKED_SECONDS) end
     if unique then stands[unique[1]] = job end
     taken[#taken + 1], payloads[#payloads + 1] = job, payload
+    if string.sub(score, 1, 1) == '+' then now = time_ms(now) end -- asked for only where it is needed
     scores[#scores + 1] = due_second(score, now)
   end
 end

@@ -27,7 +27,8 @@ if old and control and tonumber(before) == 0 and score == 0 then
   end
   call('HSET', base .. 'controls', job, number .. ' ' .. cjson.encode(control))
 else
-  call('LREM', base .. 'queued', 1, job)
+  -- A delayed one is not in the queue, which may be too long to look through with each call of a storm.
+  if tonumber(before) == 0 then call('LREM', base .. 'queued', 1, job) end
   withdraw(base, job, old, now)
   call('HDEL', base .. 'controls', job)
   accept(base, { job }, { payload }, { score }, now)

@@ -11,6 +11,7 @@ local base = base_of(incomplete)
 now = time_ms(now)
 
 local answer = { 0 }
+local seen = {} -- lanes of this call, as thousands of jobs may wait in one
 for i, name in ipairs({ 'controls', 'parked' }) do
   local next, entries = unpack(call('HSCAN', base .. name, ARGV[OWN_ARGS + i], 'COUNT', count))
   answer[i + 1] = tonumber(next)
@@ -21,8 +22,9 @@ for i, name in ipairs({ 'controls', 'parked' }) do
       answer[1] = answer[1] + 1
     else
       local lane = call('HGET', base .. 'parked', job)
-      if lane and string.sub(lane, 1, 1) ~= '>' and not call('ZSCORE', base .. 'lanes', lane) then
-        rearm(base, lane, select(2, control_get(base, job)), now)
+      if lane and string.sub(lane, 1, 1) ~= '>' and not seen[lane] then
+        seen[lane] = true
+        if not call('ZSCORE', base .. 'lanes', lane) then rearm(base, lane, select(2, control_get(base, job)), now) end
       end
     end
   end

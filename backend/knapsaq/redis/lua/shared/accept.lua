@@ -36,7 +36,7 @@ local function enroll(base, job, control)
   return number
 end
 
--- Accept some jobs: parallel lists, scores as from due_second. Returns nothing.
+-- Accept some jobs: parallel lists, scores as from due_second; now as in time_ms. Returns nothing.
 local function accept(base, jobs, payloads, scores, now)
   if #jobs == 0 then return end
   local stored, scored, pushed, controlled = {}, {}, {}, {}
@@ -61,7 +61,7 @@ local function accept(base, jobs, payloads, scores, now)
   if redis.call('EXISTS', claims, aborts, crashes, controls, parked) > 0 then
     for _, key in ipairs(redis.call('EXISTS', controls, parked) > 0 and { controls, parked } or {}) do
       for i, entry in ipairs(redis.call('HMGET', key, unpack(jobs))) do
-        if entry then end_control(base, jobs[i], now) end
+        if entry then end_control(base, jobs[i], time_ms(now)) end
       end
     end
     for _, key in ipairs({ claims, aborts, crashes }) do

@@ -259,16 +259,17 @@ local function rearm(base, lane, control, now)
 end
 
 -- Return the lane in which a job has to wait, and the millisecond at which that is over if it is known; nil if it may run.
+-- One that was let go waits behind nobody else: two lanes would hand their jobs to each other for ever.
 local function blocked_by(base, control, let_go, now)
   for _, rate in ipairs(control.rates) do
     local lane = 'r:' .. rate[1]
-    if lane ~= let_go and pool_waits(base .. 'lane:' .. lane) then return lane end
+    if not let_go and pool_waits(base .. 'lane:' .. lane) then return lane end
     local due = rate_due(base, rate, now)
     if due > now then return lane, due end
   end
   for _, slot in ipairs(control.slots) do
     local lane = 'c:' .. slot[1]
-    if lane ~= let_go and pool_waits(base .. 'lane:' .. lane) then return lane end
+    if not let_go and pool_waits(base .. 'lane:' .. lane) then return lane end
     if not has_slot(base, slot) then return lane end
   end
 end
