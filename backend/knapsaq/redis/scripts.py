@@ -6,7 +6,8 @@ A script's header names its keys and arguments; a ``|`` begins the part that rep
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -23,15 +24,18 @@ class Script:
     Args:
         name: Its file's name.
         shared: The names of files in ``lua/shared`` that are put before it, as scripts cannot include each other.
+        lazily: Those of them whose functions are made when the script first asks for one, as ``steer().park(...)``: to
+            make them takes longer than all else of a call that needs none.
         in_full: Whether it is sent in full each time: it is never sent twice then, and keeps its place among others.
     """
 
-    def __init__(self, name: str, *shared: str, in_full: bool = False) -> None:
+    def __init__(self, name: str, *shared: str, lazily: Collection[str] = ("control",), in_full: bool = False) -> None:
         self.name = name
         self._in_full = in_full
         folder = files("knapsaq.redis").joinpath("lua")
-        parts = [*(folder.joinpath("shared", f"{part}.lua") for part in shared), folder.joinpath(f"{name}.lua")]
-        self.source = "\n".join(part.read_text(encoding="utf-8") for part in parts)
+        texts = {part: folder.joinpath("shared", f"{part}.lua").read_text(encoding="utf-8") for part in shared}
+        parts = [_lazily(part, text) if part in lazily else text for part, text in texts.items()]
+        self.source = "\n".join([*parts, folder.joinpath(f"{name}.lua").read_text(encoding="utf-8")])
         self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
     async def __call__(self, line: Line, keys: Sequence[str], args: Sequence[Argument]) -> Any:
@@ -44,12 +48,24 @@ class Script:
             return await line.execute("EVAL", self.source, len(keys), *keys, *args)
 
 
+ASKED_FOR_BY = {"control": "steer", "flow": "flows"}
+
+
+def _lazily(part: str, text: str) -> str:
+    """Return what makes the functions of a shared file when they are first asked for."""
+    names = re.findall(r"^local function (\w+)", text, re.MULTILINE)
+    table = ", ".join(f"{name} = {name}" for name in names)
+    asked, made = ASKED_FOR_BY[part], f"{ASKED_FOR_BY[part]}_made"
+    begin = f"local {made}\nlocal function {asked}()\nif {made} then return {made} end\n"
+    return f"{begin}{text}\n{made} = {{ {table} }}\nreturn {made}\nend"
+
+
 CONTROL = ("basics", "control")
 ACCEPT = (*CONTROL, "accept")
 FLOW = (*ACCEPT, "flow")
 
 enqueue = Script("enqueue", *ACCEPT)
-advance = Script("advance", *FLOW)
+advance = Script("advance", *FLOW, lazily=("control", "flow"))
 rescue = Script("rescue", *CONTROL)
 lease = Script("lease", "basics")
 abort = Script("abort", *FLOW)

@@ -26,7 +26,7 @@ local function finish(job, score, payload, ttl)
   call('ZREM', incomplete, job)
   call('HDEL', crashes, job)
   call('HDEL', aborts, job)
-  end_control(base, job, now)
+  steer().end_control(base, job, now)
   if ttl > 0 then
     call('SET', job, payload, 'EX', ttl)
   elseif ttl == 0 then
@@ -56,6 +56,6 @@ for i = 1, #KEYS - OWN_KEYS do
   end
 end
 if told then call('PUBLISH', channel, 'abort') end
-let_go_due(base, now)
-show_ready(base)
+steer().let_go_due(base, now)
+steer().show_ready(base)
 return answers

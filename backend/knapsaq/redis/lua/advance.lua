@@ -59,17 +59,17 @@ end
 local function forget(job)
   if some_crashed then call('HDEL', crashes, job) end
   if some_aborts then call('HDEL', aborts, job) end
-  if steered then end_control(base, job, now) end
+  if steered then steer().end_control(base, job, now) end
 end
 
 -- A job that runs no more gives back what it held; one that has its control only since it ran is held to it from now on.
 local function give_back(job, payload)
   local _, control
-  if steered then _, control = control_get(base, job) end
+  if steered then _, control = steer().control_get(base, job) end
   if control then
-    release(base, job, control, now)
+    steer().release(base, job, control, now)
   elseif string.find(payload, CONTROL_MARK, 1, true) then
-    control = control_in(payload)
+    control = steer().control_in(payload)
     if control then enroll(base, job, control) end
     steered = steered or control ~= nil
   end
@@ -77,8 +77,8 @@ end
 
 local function push_back(job)
   if steered then
-    local number, control = control_get(base, job)
-    make_ready(base, job, number, control)
+    local number, control = steer().control_get(base, job)
+    steer().make_ready(base, job, number, control)
   else
     call('RPUSH', queued, job)
   end
@@ -143,7 +143,7 @@ if count > 0 then
           keep(job, verb == 'finish' and payload, verb == 'finish' and number or ABORTED_SECONDS)
           call('PUBLISH', job, 'aborted')
           went_on = true
-          flow_step(job, 'a', '"a program of SAQ aborted it"', now)
+          flows().flow_step(job, 'a', '"a program of SAQ aborted it"', now)
         end
       end
     elseif verb == 'stamp' then
@@ -168,7 +168,7 @@ if count > 0 then
           keep(job, payload, number)
           if state then
             went_on = true
-            flow_step(job, state, told, now)
+            flows().flow_step(job, state, told, now)
           end
         else
           call('SET', job, payload)
@@ -194,7 +194,7 @@ if count > 0 then
   end
   -- To the front, in the order in which they came.
   for i = #released, 1, -1 do
-    if steered then put_back(base, released[i]) else call('LPUSH', queued, released[i]) end
+    if steered then steer().put_back(base, released[i]) else call('LPUSH', queued, released[i]) end
   end
   if #unclaimed > 0 then call('HDEL', claims, unpack(unclaimed)) end
   if #ended > 0 then call('ZREM', incomplete, unpack(ended)) end
@@ -223,30 +223,30 @@ local function is_suspect(job)
 end
 
 local paused = steered and call('EXISTS', base .. 'paused') or 0
-local strikes = steered and strikes_of(base) or {}
+local strikes = steered and steer().strikes_of(base) or {}
 local charged = {}
 
 -- Take jobs that may run, the best ones first; nil if there are none.
 local function take()
   if not steered then return call('LPOP', queued, want) or nil end
-  let_go_due(base, now)
-  rank_heads(base)
+  steer().let_go_due(base, now)
+  steer().rank_heads(base)
   local ids = {}
   if call('EXISTS', base .. 'ready', base .. 'ready tenants') == 0 then
     ids = call('LRANGE', queued, 0, want - 1)
     if #ids == 0 then return nil end
     local entries, plain = call('HMGET', base .. 'controls', unpack(ids)), 1
-    while plain < #ids and not is_ranked(select(2, control_of(entries[plain + 1]))) do
+    while plain < #ids and not steer().is_ranked(select(2, steer().control_of(entries[plain + 1]))) do
       plain = plain + 1
     end
     return call('LPOP', queued, plain)
   end
   while #ids < want do
-    local job = pool_pick(base, base .. 'ready', true, queued)
+    local job = steer().pool_pick(base, base .. 'ready', true, queued)
     if not job then break end
     ids[#ids + 1] = job
     charged[job] = true
-    rank_heads(base)
+    steer().rank_heads(base)
   end
   return #ids > 0 and ids or nil
 end
@@ -261,37 +261,37 @@ end
 
 -- Whether a job has to wait for a limit; it is parked then, and counted otherwise.
 local function has_to_wait(job, payload)
-  local number, control = control_get(base, job)
+  local number, control = steer().control_get(base, job)
   local place = call('HGET', base .. 'parked', job)
   local from = place and string.sub(place, 1, 1) == '>' and string.sub(place, 2) or nil
   if place and not from then
-    if call('ZSCORE', pool_of(base .. 'lane:' .. place, control), job) then return true end -- it was in the queue twice
+    if call('ZSCORE', steer().pool_of(base .. 'lane:' .. place, control), job) then return true end -- it was in the queue twice
     call('HDEL', base .. 'parked', job)
   end
-  local over = (some_aborts and call('HEXISTS', aborts, job) == 1) or (control and is_over(payload, now))
-  local strike, lane, due = not over and struck_by(strikes, payload), nil, nil
+  local over = (some_aborts and call('HEXISTS', aborts, job) == 1) or (control and steer().is_over(payload, now))
+  local strike, lane, due = not over and steer().struck_by(strikes, payload), nil, nil
   if strike then
     lane = 's:' .. strike
   elseif control and not over then
-    lane, due = blocked_by(base, control, from, now)
+    lane, due = steer().blocked_by(base, control, from, now)
   end
   if from then call('ZREM', base .. 'lanes', from) end
   if lane then
-    if charged[job] then refund(base, control) end
-    park(base, job, number or next_number(base), control, lane, due)
+    if charged[job] then steer().refund(base, control) end
+    steer().park(base, job, number or steer().next_number(base), control, lane, due)
     if from and from ~= lane then
-      rearm(base, from, control, now)
+      steer().rearm(base, from, control, now)
       postpone(from)
     end
     return true
   end
   if control and not over then
     call('HSET', claims, job, claim) -- by which others see that it holds its slots
-    consume(base, job, control, now)
+    steer().consume(base, job, control, now)
   end
   if from then
     call('HDEL', base .. 'parked', job)
-    rearm(base, from, control, now)
+    steer().rearm(base, from, control, now)
   end
   return false
 end
@@ -336,7 +336,7 @@ while ids do
       call('ZREM', incomplete, job)
       call('HDEL', claims, job)
       forget(job)
-      flow_step(job, 'f', '"its record is gone"', now)
+      flows().flow_step(job, 'f', '"its record is gone"', now)
       steered = steered or call('EXISTS', base .. 'controls') == 1
     elseif not scores[i] or (held[i] and call('LPOS', active, job)) or seen[job] then
       -- Ended, or in the queue twice and running.
@@ -346,7 +346,7 @@ while ids do
       end
     elseif suspect and suspected then
       next_due = nil
-      if steered then withdraw(base, job, select(2, control_get(base, job)), now) end
+      if steered then steer().withdraw(base, job, select(2, steer().control_get(base, job)), now) end
       call('ZADD', incomplete, string.format('%.3f', now / 1000 + APART_SECONDS), job)
     elseif not (steered and is_held_back(job, payloads[i])) then
       suspected = suspected or suspect
@@ -387,9 +387,9 @@ if not next_due then
 end
 if steered then
   -- What may run and finds no room here is to be seen by others.
-  let_go_due(base, now)
-  show_ready(base)
-  forget_numbers(base)
-  next_due = sooner(next_due, call('ZRANGE', base .. 'lanes', 0, 0, 'WITHSCORES')[2])
+  steer().let_go_due(base, now)
+  steer().show_ready(base)
+  steer().forget_numbers(base)
+  next_due = steer().sooner(next_due, call('ZRANGE', base .. 'lanes', 0, 0, 'WITHSCORES')[2])
 end
 return { now, next_due, settled, claimed, wanted_aborts, paused, stopped_early and call('EXISTS', queued) or 0 }

@@ -29,7 +29,7 @@ local taken, payloads, scores = {}, {}, {}
 for i, job in ipairs(jobs) do
   local at = OWN_ARGS + 3 * i - 2
   local payload, score, once = ARGV[at], ARGV[at + 1], ARGV[at + 2]
-  local unique = string.find(payload, CONTROL_MARK, 1, true) and (control_in(payload) or {}).unique
+  local unique = string.find(payload, CONTROL_MARK, 1, true) and (steer().control_in(payload) or {}).unique
   local holder = unique and (stands[unique[1]] or standing(base, unique))
   if holder then
     answers[i] = holder

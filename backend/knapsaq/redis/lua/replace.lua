@@ -14,26 +14,26 @@ local begun = call('HEXISTS', base .. 'claims', job) == 1 or call('LPOS', base .
 if not before or begun or call('GET', base .. 'unique:' .. what) ~= job then return 0 end
 
 score = due_second(score, now)
-local control = control_in(payload)
-local number, old = control_get(base, job)
+local control = steer().control_in(payload)
+local number, old = steer().control_get(base, job)
 local parked = call('HEXISTS', base .. 'parked', job) == 1
 if old and control and tonumber(before) == 0 and score == 0 then
   call('SET', job, payload)
   if parked or old.priority ~= control.priority or old.fair ~= control.fair then
     -- It may wait elsewhere now; one that was parked is looked at again, and if need be parked by the number it has.
     call('LREM', base .. 'queued', 1, job)
-    withdraw(base, job, old, now)
-    make_ready(base, job, number, control, parked)
+    steer().withdraw(base, job, old, now)
+    steer().make_ready(base, job, number, control, parked)
   end
   call('HSET', base .. 'controls', job, number .. ' ' .. cjson.encode(control))
 else
   -- A delayed one is not in the queue, which may be too long to look through with each call of a storm.
   if tonumber(before) == 0 then call('LREM', base .. 'queued', 1, job) end
-  withdraw(base, job, old, now)
+  steer().withdraw(base, job, old, now)
   call('HDEL', base .. 'controls', job)
   accept(base, { job }, { payload }, { score }, now)
 end
-let_go_due(base, now)
-show_ready(base)
+steer().let_go_due(base, now)
+steer().show_ready(base)
 call('PUBLISH', job, 'queued')
 return 1

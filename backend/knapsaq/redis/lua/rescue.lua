@@ -19,8 +19,8 @@ for i = 1, #all, 2 do
   local job = all[i]
   if string.sub(all[i + 1], 1, #worker + 1) == worker .. ' ' then
     redis.call('HDEL', claims, job)
-    local _, control = control_get(base, job)
-    if control then release(base, job, control, now) end
+    local _, control = steer().control_get(base, job)
+    if control then steer().release(base, job, control, now) end
     if redis.call('ZSCORE', incomplete, job) then
       own[job] = true
     elseif redis.call('TTL', job) == -1 then
@@ -35,12 +35,12 @@ for i = #running, 1, -1 do
   local job = running[i]
   if own[job] then
     if redis.call('LREM', active, -1, job) == 1 then
-      put_back(base, job)
+      steer().put_back(base, job)
       redis.call('HSET', crashes, job, (redis.call('HGET', crashes, job) or '') .. string.format('%d', now) .. ' ' .. worker .. '\n')
       rescued[#rescued + 1] = job
     end
   end
 end
-let_go_due(base, now)
+steer().let_go_due(base, now)
 redis.call('ZREM', leases, worker)
 return rescued

@@ -9,11 +9,11 @@ local lane = base .. 'lane:s:' .. id
 
 redis.call('HDEL', base .. 'strikes', id)
 for _ = 1, tonumber(limit) do
-  local job = pool_pick(base, lane, false)
+  local job = steer().pool_pick(base, lane, false)
   if not job then break end
   redis.call('HDEL', base .. 'parked', job)
-  local number, control = control_get(base, job)
-  make_ready(base, job, number, control)
+  local number, control = steer().control_get(base, job)
+  steer().make_ready(base, job, number, control)
 end
-forget_numbers(base)
-return pool_waits(lane) and 1 or 0
+steer().forget_numbers(base)
+return steer().pool_waits(lane) and 1 or 0

@@ -18,17 +18,17 @@ for i, name in ipairs({ 'controls', 'parked' }) do
   for at = 1, #entries, 2 do
     local job = entries[at]
     if not call('ZSCORE', incomplete, job) then
-      end_control(base, job, now)
+      steer().end_control(base, job, now)
       answer[1] = answer[1] + 1
     else
       local lane = call('HGET', base .. 'parked', job)
       if lane and string.sub(lane, 1, 1) ~= '>' and not seen[lane] then
         seen[lane] = true
-        if not call('ZSCORE', base .. 'lanes', lane) then rearm(base, lane, select(2, control_get(base, job)), now) end
+        if not call('ZSCORE', base .. 'lanes', lane) then steer().rearm(base, lane, select(2, steer().control_get(base, job)), now) end
       end
     end
   end
 end
-let_go_due(base, now)
-show_ready(base)
+steer().let_go_due(base, now)
+steer().show_ready(base)
 return answer

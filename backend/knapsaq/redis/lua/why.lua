@@ -10,18 +10,18 @@ local call = redis.call
 local base = base_of(incomplete)
 now = time_ms(now)
 
-local _, control = control_get(base, job)
+local _, control = steer().control_get(base, job)
 local place = call('HGET', base .. 'parked', job)
 local lane = place and string.sub(place, 1, 1) ~= '>' and place or ''
 local due, holders, strike, ahead = '', {}, '', 0
 if lane ~= '' then
   local kind, name = string.sub(lane, 1, 1), string.sub(lane, 3)
-  due = not is_going(base, lane) and call('ZSCORE', base .. 'lanes', lane) or ''
-  ahead = call('ZRANK', pool_of(base .. 'lane:' .. lane, control), job) or 0
+  due = not steer().is_going(base, lane) and call('ZSCORE', base .. 'lanes', lane) or ''
+  ahead = call('ZRANK', steer().pool_of(base .. 'lane:' .. lane, control), job) or 0
   if kind == 'c' then holders = call('SMEMBERS', base .. 'slots:' .. name) end
   if kind == 's' then strike = call('HGET', base .. 'strikes', name) or '' end
-elseif is_ranked(control) then
-  ahead = call('ZRANK', pool_of(base .. 'ready', control), job) or call('LPOS', base .. 'queued', job) or 0
+elseif steer().is_ranked(control) then
+  ahead = call('ZRANK', steer().pool_of(base .. 'ready', control), job) or call('LPOS', base .. 'queued', job) or 0
 else
   ahead = call('LPOS', base .. 'queued', job)
   ahead = ahead and ahead + call('ZCARD', base .. 'ready') or 0

@@ -31,7 +31,7 @@ end
 
 -- Give a job its number and its control for as long as it has not ended.
 local function enroll(base, job, control)
-  local number = next_number(base)
+  local number = steer().next_number(base)
   redis.call('HSET', base .. 'controls', job, number .. ' ' .. cjson.encode(control))
   return number
 end
@@ -45,11 +45,11 @@ local function accept(base, jobs, payloads, scores, now)
     local payload, score = payloads[i], scores[i]
     stored[2 * i - 1], stored[2 * i] = job, payload
     scored[2 * i - 1], scored[2 * i] = score, job
-    local control = string.find(payload, CONTROL_MARK, 1, true) and control_in(payload)
+    local control = string.find(payload, CONTROL_MARK, 1, true) and steer().control_in(payload)
     if control then controlled[#controlled + 1] = { job, control, score } end
     if score ~= 0 then
       delayed = true
-    elseif not (control and is_ranked(control)) then
+    elseif not (control and steer().is_ranked(control)) then
       pushed[#pushed + 1] = job
     end
   end
@@ -61,7 +61,7 @@ local function accept(base, jobs, payloads, scores, now)
   if redis.call('EXISTS', claims, aborts, crashes, controls, parked) > 0 then
     for _, key in ipairs(redis.call('EXISTS', controls, parked) > 0 and { controls, parked } or {}) do
       for i, entry in ipairs(redis.call('HMGET', key, unpack(jobs))) do
-        if entry then end_control(base, jobs[i], time_ms(now)) end
+        if entry then steer().end_control(base, jobs[i], time_ms(now)) end
       end
     end
     for _, key in ipairs({ claims, aborts, crashes }) do
@@ -73,7 +73,7 @@ local function accept(base, jobs, payloads, scores, now)
     local job, control, score = unpack(one)
     local number = enroll(base, job, control)
     if control.unique and not standing(base, control.unique) then stand(base, control.unique, job) end
-    if score == 0 and is_ranked(control) then make_ready(base, job, number, control) end
+    if score == 0 and steer().is_ranked(control) then steer().make_ready(base, job, number, control) end
   end
   -- A push wakes blocked workers by itself; a new due time has to be told.
   if delayed then redis.call('PUBLISH', base .. 'wake', 'due') end

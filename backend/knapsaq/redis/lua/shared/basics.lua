@@ -11,3 +11,5 @@ end
 local function base_of(incomplete)
   return string.sub(incomplete, 1, -#'incomplete' - 1)
 end
+
+local CONTROL_MARK = '"control":' -- stands in each record that has a control

@@ -1,5 +1,7 @@
 -- Flow control: in what order jobs run, and which of them have to wait for a limit; put before each script that queues,
--- claims or ends jobs. base is the prefix of a queue's keys, saq:<queue>: in front of all names below.
+-- claims or ends jobs, which asks for a function as steer().name: all are made as the first one is asked for, since to
+-- make them takes longer than the rest of a call that needs none. base is the prefix of a queue's keys, saq:<queue>: in
+-- front of all names below.
 -- A job with a control, from its record, is controlled until it ends: controls has its number, by which it stays in
 -- order, and the control as JSON. A job that has to wait for a limit is parked in that limit's lane: r: and a name for a
 -- rate, c: and a name for a concurrency, s: and a number for a strike. parked has the lane of each such job; a > before
@@ -13,7 +15,6 @@
 -- any may run, as idle workers look there alone.
 -- Whatever records and keys hold, nothing here raises behind a pop: what makes no sense is as if it were not there.
 -- Sources: rates by GCRA, ITU-T I.371 (1996); tenants by stride scheduling, Waldspurger and Weihl (1995).
-local CONTROL_MARK = '"control":'
 local BAND = 1099511627776 -- 2^40: so many jobs may have a number before two priorities meet
 local CLASSES = 10
 local OTHERS_EACH = 10 -- one in so many jobs is not of the highest priority that waits
