@@ -43,7 +43,7 @@ from knapsaq.workflow_errors import (
     WorkflowRevokedError,
 )
 
-GONE = "it was kept for its ttl after its end; keep it longer with .enqueue(ttl=...)"
+GONE = "the id is wrong, or its ttl after its end is over; keep it longer with .enqueue(ttl=...)"
 STATES: dict[str, NodeState] = {DONE: "complete", FAILED: "failed", ABORTED: "aborted", "c": "cancelled"}
 ABORTED_AT_ONCE = 100
 READ_AT_ONCE = 1000

@@ -24,7 +24,7 @@ import msgspec
 from knapsaq.claims import ClaimingQueue
 from knapsaq.codec import SECRET
 from knapsaq.environment import HIDDEN
-from knapsaq.errors import OptionError
+from knapsaq.errors import OptionError, nearest
 from knapsaq.redis import scripts
 from knapsaq.redis.connection import broker_errors
 from knapsaq.redis.line import text
@@ -117,14 +117,18 @@ class SteeringQueue(ClaimingQueue):
         It counts at once in the whole fleet for all jobs of this queue that have not begun, queued ones included.
 
         Args:
-            task: The task's name.
+            task: The task's name. One that is not known here is not checked, as another program may have it.
             argument: Nothing, or one parameter and its value as JSON has it: text, a number, true or false.
 
         Raises:
-            OptionError: There are several arguments, or the value is none of these.
+            OptionError: There are several arguments, the value is none of these, or the task has no such parameter.
             BrokerError: Redis cannot be reached.
         """
         strike = _strike(task, argument)
+        known = self.registry.find(task) if self.registry else None
+        if known and strike.parameter and not (known.signature.open_ended or strike.parameter in known.parameters):
+            expected = f"the name of a parameter: {nearest(strike.parameter, known.parameters)}"
+            raise OptionError(f"strike() of task {task!r}", "argument", strike.parameter, expected)
         with broker_errors(self.settings.redacted_broker_url):
             await self.line.execute("HSET", self.keys.strikes, strike.id, strike._rule)  # noqa: SLF001
         return strike

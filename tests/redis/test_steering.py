@@ -182,6 +182,14 @@ class TestStrike:
             await queue.strike(7)  # type: ignore[arg-type]
         assert await queue.strikes() == []
 
+    async def test_a_parameter_that_a_known_task_does_not_have_is_refused(self, queue: Queue, one: AnyTask) -> None:
+        """A slip of the pen holds nothing; a task that is not known here may be another program's."""
+        with pytest.raises(OptionError, match="given"):
+            await queue.strike("one", givn=1)
+        assert await queue.strikes() == []
+        await queue.strike("of_another_program", anything=1)
+        assert await queue.restore("of_another_program", anything=1)
+
 
 class TestWeights:
     async def test_tenants_take_turns_by_their_weights(self, queue: Queue, registry: Registry) -> None:
