@@ -25,7 +25,7 @@ from tests.redis.control_model import (
     within_limits,
 )
 
-from knapsaq import Job, Registry, Settings, connect
+from knapsaq import Job, OptionError, Registry, Settings, connect
 from knapsaq.claims import CRASH_LIMIT, Advance, Claim, Settlement
 from knapsaq.outcomes import Aborted, Dead, Failed, Outcome, Released, Retried, Snoozed, Succeeded
 from knapsaq.steering import Tidier
@@ -150,7 +150,10 @@ class ControlMachine(RuleBasedStateMachine):
         due = self.clock() / 1000 + after if after else 0
         job: Job[Any] = Job(task, key=key, kwargs={"text": text}, scheduled=due)  # type: ignore[arg-type]
         job.note(**({"control": control} if control else {}), **extras)
-        if self.run(self.queue.submit(job)) is not job:
+        try:
+            if self.run(self.queue.submit(job)) is not job:
+                return False
+        except OptionError:  # a job of the other task has the key
             return False
         self.expiring.discard(job.key)
         self.ledger.accept(job.key, control, (task, text), put_back=bool(after) or job.key != key)
