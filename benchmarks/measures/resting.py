@@ -8,6 +8,7 @@ import time
 from benchmarks.bench import Bench
 from benchmarks.measures.drains import CONCURRENCY
 from benchmarks.measures.waiting import ready_worker
+from benchmarks.processes import Worker
 from benchmarks.server import Monitor
 from benchmarks.systems import System
 
@@ -16,51 +17,44 @@ SETTLE = 1.0  # seconds from the last job until the worker counts as idle
 
 def idle(bench: Bench, system: System) -> dict[str, float]:
     """Watch a worker with an empty queue."""
-    ledger, seconds = bench.ledger(1), bench.sizes.seconds
+    ledger = bench.ledger(1)
     with ready_worker(bench, system, ledger) as worker:
-        time.sleep(SETTLE)
-        cpu = worker.cpu()
-        with Monitor(bench.server) as monitor:
-            time.sleep(seconds)
-        cpu = worker.cpu() - cpu
+        commands, inner, cpu = _watched(bench, worker)
     bench.count(system, "idle", ledger, 1)
-    return {
-        "idle_commands": monitor.top.total() / seconds,
-        "idle_script_commands": monitor.inner.total() / seconds,
-        "idle_cpu": 100 * cpu / seconds,
-    }
+    return {"idle_commands": commands, "idle_script_commands": inner, "idle_cpu": cpu}
 
 
 def scheduled(bench: Bench, system: System) -> dict[str, float]:
     """Watch a worker with an empty queue that has many schedules, none of which is due soon."""
     figures = {}
     for key, number in (("few", bench.sizes.few_schedules), ("many", bench.sizes.many_schedules)):
-        ledger, seconds = bench.ledger(1), bench.sizes.seconds
+        ledger = bench.ledger(1)
         with ready_worker(bench, system, ledger, schedules=number) as worker:
-            time.sleep(SETTLE)
-            cpu = worker.cpu()
-            with Monitor(bench.server) as monitor:
-                time.sleep(seconds)
-            cpu = worker.cpu() - cpu
+            figures[f"{key}_schedules"], _, figures[f"{key}_schedules_cpu"] = _watched(bench, worker)
         bench.count(system, f"schedules, {number}", ledger, 1)
-        figures[f"{key}_schedules"] = monitor.top.total() / seconds
-        figures[f"{key}_schedules_cpu"] = 100 * cpu / seconds
     return figures
 
 
 def parked(bench: Bench, system: System) -> dict[str, float]:
     """Watch a worker beside many jobs that wait for a rate limit; the first of them has run."""
-    ledger, seconds = bench.ledger(2), bench.sizes.seconds
+    ledger = bench.ledger(2)
     with ready_worker(bench, system, ledger) as worker:
         bench.launcher.call(system, "park", 1, bench.sizes.parked + 2)
         worker.wait("all are parked", lambda: bench.server.left((("LLEN", "saq:bench:queued"),)) == 0, bench.limit)
-        time.sleep(SETTLE)
-        cpu = worker.cpu()
-        with Monitor(bench.server) as monitor:
-            time.sleep(seconds)
-        cpu = worker.cpu() - cpu
+        commands, _, cpu = _watched(bench, worker)
     bench.count(system, "parked", ledger, 2)
-    return {"parked_commands": monitor.top.total() / seconds, "parked_cpu": 100 * cpu / seconds}
+    return {"parked_commands": commands, "parked_cpu": cpu}
+
+
+def _watched(bench: Bench, worker: Worker) -> tuple[float, float, float]:
+    """Return what an idle worker costs: commands a second, those inside scripts, and percent of a processor."""
+    seconds = bench.sizes.seconds
+    time.sleep(SETTLE)
+    cpu = worker.cpu()
+    with Monitor(bench.server) as monitor:
+        time.sleep(seconds)
+    cpu = worker.cpu() - cpu
+    return monitor.top.total() / seconds, monitor.inner.total() / seconds, 100 * cpu / seconds
 
 
 def start(bench: Bench, system: System) -> dict[str, float]:
