@@ -1,7 +1,7 @@
 """Batching: requests of one turn of the event loop share one call.
 
-A hundred coroutines that enqueue at once then cost one round trip, and one that
-enqueues alone costs no more than without.
+A hundred coroutines that enqueue at once then cost one round trip, and one that enqueues alone costs no more than
+without: a request waits for the end of its turn only if the one before it had company, or is still on its way.
 """
 
 from __future__ import annotations
@@ -35,10 +35,18 @@ class Batcher(Generic[Request, Answer]):
         self._limit = limit
         self._weight = weight
         self._waiting: list[tuple[Request, asyncio.Future[Answer]]] = []
+        self._had_company = True
+        self._sending_alone = False
         self._calls: set[asyncio.Task[None]] = set()
 
     async def ask(self, request: Request) -> Answer:
         """Return the answer to a request; a caller that is cancelled does not disturb the others."""
+        if not (self._waiting or self._had_company or self._sending_alone):
+            self._sending_alone = True
+            try:
+                return (await self._call([request]))[0]
+            finally:
+                self._sending_alone = False
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         mine = (request, answer)
         self._waiting.append(mine)
@@ -50,6 +58,7 @@ class Batcher(Generic[Request, Answer]):
             answer.cancel()
             raise
         finally:
+            self._had_company = len(self._waiting) > 1
             batch, self._waiting = [one for one in self._waiting if not one[1].cancelled()], []
             if batch != [mine]:
                 self._send(batch)

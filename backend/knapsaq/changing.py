@@ -73,7 +73,7 @@ class ChangingQueue(ReadingQueue, RevokingQueue, SteeringQueue):
             OptionError: ``offset`` is below 0, or ``limit`` below 1.
             BrokerError: Redis cannot be reached.
         """
-        with broker_errors(self.settings.redacted_broker_url):
+        with broker_errors(self.settings.broker_url):
             return await self._dead_letters.page(offset, limit)
 
     async def dead_letter(self, key: str) -> DeadJob | None:
@@ -82,7 +82,7 @@ class ChangingQueue(ReadingQueue, RevokingQueue, SteeringQueue):
         Raises:
             BrokerError: Redis cannot be reached.
         """
-        with broker_errors(self.settings.redacted_broker_url):
+        with broker_errors(self.settings.broker_url):
             return await self._dead_letters.find(key)
 
     async def replay(self, *keys: str) -> int:
@@ -90,12 +90,12 @@ class ChangingQueue(ReadingQueue, RevokingQueue, SteeringQueue):
 
         One whose key belongs to a newer job that has not ended stays where it is.
         """
-        with broker_errors(self.settings.redacted_broker_url):
+        with broker_errors(self.settings.broker_url):
             return await self._dead_letters.replay(keys)
 
     async def discard(self, *keys: str) -> int:
         """Forget dead jobs; returns how many."""
-        with broker_errors(self.settings.redacted_broker_url):
+        with broker_errors(self.settings.broker_url):
             return await self._dead_letters.discard(keys)
 
     async def write_worker_info(self, worker_id: str, info: WorkerInfo, ttl: int) -> None:

@@ -16,7 +16,8 @@ SHOWN_CHARACTERS = 200
 
 def job_enqueued(job: Job) -> None:
     """A job was accepted."""
-    logger.debug("job %s of task %s enqueued in %s", job.key, job.function, job.get_queue().name)
+    if logger.isEnabledFor(logging.DEBUG):
+        logger.debug("job %s of task %s enqueued in %s", job.key, job.function, job.get_queue().name)
 
 
 def workflow_enqueued(workflow: str, nodes: int) -> None:

@@ -46,7 +46,7 @@ class ExplainingQueue(ClaimingQueue):
 
     async def reasons(self, job: Job[Any]) -> list[Reason]:
         """Return why a job does not run, the most telling reason first; see ``Job.why``."""
-        with broker_errors(self.settings.redacted_broker_url):
+        with broker_errors(self.settings.broker_url):
             reply = await scripts.why(self.line, [self.keys.incomplete, self.job_id(job.key)], [self.now_argument])
         look = _Look(*reply)
         stored = self.deserialize(look.record)

@@ -111,7 +111,7 @@ class Flow:
 
     async def read(self) -> tuple[WorkflowStatus, dict[str, Any], list[NodeFailure]]:
         """Return how it stands, what its nodes have returned, and why some have not."""
-        with broker_errors(self._queue.settings.redacted_broker_url):
+        with broker_errors(self._queue.settings.broker_url):
             snapshot = await self._snapshot()
             open_ones = [node for node, state in snapshot.states.items() if state == "q"]
             active = await self._active(open_ones, snapshot.queues)
@@ -128,7 +128,7 @@ class Flow:
 
     async def reasons(self, name: str) -> list[Reason]:
         """Return why a node does not run; see ``WorkflowJob.why``."""
-        with broker_errors(self._queue.settings.redacted_broker_url):
+        with broker_errors(self._queue.settings.broker_url):
             snapshot = await self._snapshot()
             node = next((number for number in snapshot.tasks if snapshot.name(number) == name), None)
             if node is None:
@@ -170,7 +170,7 @@ class Flow:
 
     async def revoke(self, reason: str) -> bool:
         """End it; see ``WorkflowJob.revoke``."""
-        with broker_errors(self._queue.settings.redacted_broker_url):
+        with broker_errors(self._queue.settings.broker_url):
             snapshot = await self._snapshot()
             if snapshot.state != "running":
                 return False
@@ -186,7 +186,7 @@ class Flow:
     async def retry_failed(self) -> int:
         """Run what failed again; see ``WorkflowJob.retry_failed``."""
         queue, keys = self._queue, self._keys
-        with broker_errors(queue.settings.redacted_broker_url):
+        with broker_errors(queue.settings.broker_url):
             count = int(await scripts.flow_retry(queue.line, [*keys], [queue.now_argument, self.id]))
         if count < 0:
             raise WorkflowMissingError(self.id, GONE)
@@ -222,7 +222,7 @@ class Flow:
         except (RedisError, OSError) as error:
             if isinstance(error, AWAY) and not isinstance(error, AuthenticationError):
                 return False
-            with broker_errors(self._queue.settings.redacted_broker_url):
+            with broker_errors(self._queue.settings.broker_url):
                 raise
 
     async def _abort(self, node: int, snapshot: _Snapshot, reason: str) -> None:

@@ -89,7 +89,7 @@ class LookingQueue(ClaimingQueue):
         """
         own = self.keys
         keys = [own.queued, own.active, own.incomplete, own.dead]
-        with broker_errors(self.settings.redacted_broker_url):
+        with broker_errors(self.settings.broker_url):
             return Counts(*await scripts.counts(self.line, keys, [LOOKED_AT_ONCE]))
 
     async def open_jobs(self, place: Place | None = None, *, offset: int = 0, limit: int = 100) -> list[OpenJob]:
@@ -116,7 +116,7 @@ class LookingQueue(ClaimingQueue):
     async def page(self, letters: str, offset: int, limit: int) -> list[OpenJob]:
         """Do the same for places by their first letters, with no look at the numbers."""
         args: list[scripts.Argument] = [letters, offset, limit, LOOKED_AT_ONCE]
-        with broker_errors(self.settings.redacted_broker_url):
+        with broker_errors(self.settings.broker_url):
             found = await scripts.page(self.line, [self.keys.queued, self.keys.active, self.keys.incomplete], args)
         return [self._open_job(*found[at : at + 4]) for at in range(0, len(found), 4)]
 
@@ -129,7 +129,7 @@ class LookingQueue(ClaimingQueue):
         Raises:
             BrokerError: Redis cannot be reached.
         """
-        with broker_errors(self.settings.redacted_broker_url):
+        with broker_errors(self.settings.broker_url):
             found = await scripts.stranded(self.line, [self.keys.incomplete], [JUDGED_AT_ONCE])
         return {text(lane): int(number) for lane, number in zip(found[::2], found[1::2], strict=True)}
 

@@ -193,7 +193,7 @@ class Queue(ChangingQueue):
         if clash == "replace":
             own, job.key = job.key, key
             args = [self.now_argument, self._payload(job), _score(job), what]
-            with broker_errors(self.settings.redacted_broker_url):
+            with broker_errors(self.settings.broker_url):
                 if await scripts.replace(self.line, [self.keys.incomplete, text(holder_id)], args):
                     events.job_enqueued(job)
                     return job
@@ -305,12 +305,12 @@ class Queue(ChangingQueue):
 
     async def _store(self, batch: Sequence[_Request]) -> list[Answer]:
         own = self.keys
-        keys = [own.incomplete]
+        marks = [own.fired(job.key) if once else own.abort_mark(job.key) for job, _, _, once in batch]
+        keys = [own.incomplete, *[job_id for _, job_id, _, _ in batch], *marks]
         args: list[scripts.Argument] = [self.now_argument]
-        for job, job_id, payload, once in batch:
-            keys += (job_id, own.fired(job.key) if once else own.abort_mark(job.key))
+        for job, _, payload, once in batch:
             args += (payload, _score(job), 1 if once else 0)
-        with broker_errors(self.settings.redacted_broker_url):
+        with broker_errors(self.settings.broker_url):
             answers = await scripts.enqueue(self.line, keys, args)
         return [answer if answer.__class__ is bytes else answer == 1 for answer in answers]
 

@@ -182,7 +182,7 @@ class ReadingQueue(LookingQueue, ExplainingQueue):
         """Raise an error as ours unless it will pass by itself."""
         cause = error.__cause__ if isinstance(error, BrokerError) else error
         if not isinstance(cause, AWAY) or isinstance(cause, AuthenticationError):
-            with broker_errors(self.settings.redacted_broker_url):
+            with broker_errors(self.settings.broker_url):
                 raise error
 
     async def updates(self, job: Job[Any]) -> AsyncGenerator[Update, None]:
@@ -238,7 +238,7 @@ class ReadingQueue(LookingQueue, ExplainingQueue):
         await super().disconnect()
 
     async def _read(self, job_ids: Sequence[str | bytes]) -> Sequence[bytes | None]:
-        with broker_errors(self.settings.redacted_broker_url):
+        with broker_errors(self.settings.broker_url):
             return cast("Sequence[bytes | None]", await self.line.execute("MGET", *job_ids))
 
     async def _scores(self, job_ids: Sequence[str]) -> Sequence[bytes | None]:

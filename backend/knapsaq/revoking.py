@@ -70,7 +70,7 @@ class RevokingQueue(ClaimingQueue):
         """Do the same and return the jobs as they are now; ``Job.revoke`` comes here."""
         wanted, why = _keys(keys), _checked(reason)
         ended: list[Any] = []
-        with broker_errors(self.settings.redacted_broker_url):
+        with broker_errors(self.settings.broker_url):
             for start in range(0, len(wanted), REVOKED_A_CALL):
                 ids = [self.job_id(key) for key in wanted[start : start + REVOKED_A_CALL]]
                 found = [self.deserialize(payload) for payload in await self.line.execute("MGET", *ids)]
@@ -106,7 +106,7 @@ class RevokingQueue(ClaimingQueue):
         """End what waits, and yield how many each time."""
         queued, incomplete, execute = self.keys.queued, self.keys.incomplete, self.line.execute
         # From its head on first: to take one out of the middle of a long list would take long.
-        with broker_errors(self.settings.redacted_broker_url):
+        with broker_errors(self.settings.broker_url):
             left, passed = int(await execute("LLEN", queued)), 0
             while left > 0 and (ids := await execute("LRANGE", queued, passed, passed + REVOKED_A_CALL - 1)):
                 ended = await self._end_waiting(ids, reason)

@@ -113,7 +113,7 @@ class ScheduleStore:
         """Return now in milliseconds and what is held of the names; of all that there are unless some are given."""
         queue, keys = self._queue, self._queue.keys
         ask = queue.line.execute
-        with broker_errors(queue.settings.redacted_broker_url):
+        with broker_errors(queue.settings.broker_url):
             if names:
                 raws, dues, now_ms = await asyncio.gather(
                     ask("HMGET", keys.schedules, *names), ask("ZMSCORE", keys.schedules_due, *names), self._now_ms()
@@ -131,7 +131,7 @@ class ScheduleStore:
     async def read_in(self, other: str, names: Sequence[str]) -> list[Held]:
         """Return what another queue holds of the names."""
         keys, ask = Keys(other), self._queue.sibling(other).line.execute
-        with broker_errors(self._queue.settings.redacted_broker_url):
+        with broker_errors(self._queue.settings.broker_url):
             raws, dues = await asyncio.gather(
                 ask("HMGET", keys.schedules, *names), ask("ZMSCORE", keys.schedules_due, *names)
             )
@@ -147,14 +147,14 @@ class ScheduleStore:
             return False
         here, there = self._queue.sibling(source), self._queue.sibling(target)
         if here.redis is not there.redis:
-            with broker_errors(self._queue.settings.redacted_broker_url):
+            with broker_errors(self._queue.settings.broker_url):
                 return await _move_apart(here, there, change)
         old, new = Keys(source), Keys(target)
         keys = [old.schedules, old.schedules_due, old.schedules_fires]
         keys += [new.schedules, new.schedules_due, new.schedules_fires]
         args: list[scripts.Argument] = [old.schedules_wake, new.schedules_wake, change.name, change.version]
         args += (change.record.encode(), "" if change.due_ms is None else change.due_ms)
-        with broker_errors(self._queue.settings.redacted_broker_url):
+        with broker_errors(self._queue.settings.broker_url):
             return bool(await scripts.schedules_move(self._queue.line, keys, args))
 
     async def birth(self) -> bytes:
@@ -185,14 +185,14 @@ class ScheduleStore:
             part = slice(start, start + WRITTEN_A_CALL)
             for change, record in zip(changes[part], records[part], strict=True):
                 args += (change.name, change.version, record, "" if change.due_ms is None else change.due_ms)
-            with broker_errors(queue.settings.redacted_broker_url):
+            with broker_errors(queue.settings.broker_url):
                 answers += [bool(answer) for answer in await scripts.schedules_write(queue.line, own, args)]
         return answers
 
     async def history(self, name: str) -> list[Fired]:
         """Return the last ten due times that have passed, the newest first."""
         queue = self._queue
-        with broker_errors(queue.settings.redacted_broker_url):
+        with broker_errors(queue.settings.broker_url):
             raw = await queue.line.execute("HGET", queue.keys.schedules_fires, name)
         history = []
         for line in text(raw or b"").splitlines()[1:]:

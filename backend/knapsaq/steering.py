@@ -86,7 +86,7 @@ class SteeringQueue(ClaimingQueue):
         Raises:
             BrokerError: Redis cannot be reached.
         """
-        with broker_errors(self.settings.redacted_broker_url):
+        with broker_errors(self.settings.broker_url):
             await self.line.execute("SET", self.keys.paused, self.now_ms())
 
     async def resume(self) -> bool:
@@ -95,19 +95,19 @@ class SteeringQueue(ClaimingQueue):
         Raises:
             BrokerError: Redis cannot be reached.
         """
-        with broker_errors(self.settings.redacted_broker_url):
+        with broker_errors(self.settings.broker_url):
             was_paused = bool(await self.line.execute("DEL", self.keys.paused))
             await self.line.execute("PUBLISH", self.keys.wake, "resumed")
         return was_paused
 
     async def is_paused(self) -> bool:
         """Tell whether the queue is paused."""
-        with broker_errors(self.settings.redacted_broker_url):
+        with broker_errors(self.settings.broker_url):
             return bool(await self.line.execute("EXISTS", self.keys.paused))
 
     async def paused_since(self) -> datetime | None:
         """Return when the queue was paused; None if it is not."""
-        with broker_errors(self.settings.redacted_broker_url):
+        with broker_errors(self.settings.broker_url):
             paused_ms = await self.line.execute("GET", self.keys.paused)
         return None if paused_ms is None else from_ms(int(paused_ms))
 
@@ -129,7 +129,7 @@ class SteeringQueue(ClaimingQueue):
         if known and strike.parameter and not (known.signature.open_ended or strike.parameter in known.parameters):
             expected = f"the name of a parameter: {nearest(strike.parameter, known.parameters)}"
             raise OptionError(f"strike() of task {task!r}", "argument", strike.parameter, expected)
-        with broker_errors(self.settings.redacted_broker_url):
+        with broker_errors(self.settings.broker_url):
             await self.line.execute("HSET", self.keys.strikes, strike.id, strike._rule)  # noqa: SLF001
         return strike
 
@@ -148,7 +148,7 @@ class SteeringQueue(ClaimingQueue):
             BrokerError: Redis cannot be reached.
         """
         strike = _strike(task, argument)
-        with broker_errors(self.settings.redacted_broker_url):
+        with broker_errors(self.settings.broker_url):
             known = bool(await self.line.execute("HEXISTS", self.keys.strikes, strike.id))
             args = [self.now_argument, strike.id, RESTORED_A_CALL]
             while await scripts.restore(self.line, [self.keys.incomplete], args):
@@ -157,7 +157,7 @@ class SteeringQueue(ClaimingQueue):
 
     async def strikes(self) -> list[Strike]:
         """Return the strikes that count now."""
-        with broker_errors(self.settings.redacted_broker_url):
+        with broker_errors(self.settings.broker_url):
             found = await self.line.execute("HVALS", self.keys.strikes)
         return [msgspec.json.decode(rule, type=Strike) for rule in found]
 
@@ -177,7 +177,7 @@ class SteeringQueue(ClaimingQueue):
             raise OptionError("weigh()", "tenant", tenant, "the text that fair_key gives for a tenant")
         if isinstance(given, bool) or not isinstance(given, (int, float)) or not 0 < given <= MAX_WEIGHT:
             raise OptionError("weigh()", "weight", weight, f"a number above 0, at most {MAX_WEIGHT:,}")
-        with broker_errors(self.settings.redacted_broker_url):
+        with broker_errors(self.settings.broker_url):
             if weight == 1:
                 await self.line.execute("HDEL", self.keys.weights, tenant)
             else:
@@ -185,7 +185,7 @@ class SteeringQueue(ClaimingQueue):
 
     async def weights(self) -> Mapping[str, float]:
         """Return the weights that were set, by tenant; all others have 1."""
-        with broker_errors(self.settings.redacted_broker_url):
+        with broker_errors(self.settings.broker_url):
             found = await self.line.execute("HGETALL", self.keys.weights)
         return {text(name): float(weight) for name, weight in zip(found[::2], found[1::2], strict=True)}
 

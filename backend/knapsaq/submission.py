@@ -59,7 +59,7 @@ async def start(lookup: Lookup, expression: Expression, options: FlowOptions) ->
     flow_id = f"{home.name}:{APART if in_cluster(home.redis) else ''}{new_key()}"
     fields = [*await _written(lookup, home, flow_id, plan, None), *_head(home, plan, options)]
     keys, line = FlowKeys.of(flow_id), home.line
-    with broker_errors(home.settings.redacted_broker_url):
+    with broker_errors(home.settings.broker_url):
         *parts, last = _parts(fields)
         for part in parts:
             await line.execute("HSET", keys.flow, *part)
@@ -81,7 +81,7 @@ async def extend(lookup: Lookup, job: Job[Any], expression: Expression, *, repla
     queue = cast("Queue", job.get_queue())
     home = queue.sibling(place.home)  # the worker need not serve it
     keys = FlowKeys.of(place.flow)
-    with broker_errors(home.settings.redacted_broker_url):
+    with broker_errors(home.settings.broker_url):
         if not await home.line.execute("HEXISTS", keys.flow, "next"):
             raise WorkflowError(place.flow, "nothing was added, as it is not in Redis any more")
         after = int(await home.line.execute("HINCRBY", keys.flow, "next", size))

@@ -115,7 +115,7 @@ def serve(plan: WorkerPlan, *, parent: int | None = None) -> None:
         try:
             stuck = runner.run(_serve(plan, parent))
         except BaseExceptionGroup as group:
-            with broker_errors(plan.settings.redacted_broker_url):
+            with broker_errors(plan.settings.broker_url):
                 raise first_error(group) from group
         executor.shutdown(wait=False, cancel_futures=True)
         stuck += [f"thread {thread.name}" for thread in _threads_left(THREADS_LIMIT)]

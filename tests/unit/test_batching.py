@@ -21,6 +21,7 @@ class Calls:
         """Answer each request tenfold."""
         self.began.set()
         self.seen.append(list(requests))
+        await asyncio.sleep(0)  # a call takes longer than a turn
         await self.open.wait()
         if self.error is not None:
             raise self.error
@@ -49,6 +50,27 @@ async def test_a_lone_request_goes_out_by_itself() -> None:
     batcher = Batcher(calls, 100)
     assert [await batcher.ask(1), await batcher.ask(2)] == [10, 20]
     assert calls.seen == [[1], [2]]
+
+
+async def test_after_a_lone_request_only_the_first_of_many_goes_out_by_itself() -> None:
+    """Those that come while it is on its way share a call, and from then on all of a turn do."""
+    calls = Calls()
+    batcher = Batcher(calls, 100)
+    await batcher.ask(7)
+    for _ in range(2):
+        assert await asyncio.gather(*(batcher.ask(number) for number in range(4))) == [0, 10, 20, 30]
+    assert calls.seen == [[7], [0], [1, 2, 3], [0, 1, 2, 3]]
+
+
+async def test_a_lone_request_does_not_wait_for_the_end_of_its_turn() -> None:
+    """What it asks for is on its way before anything else of the loop gets its turn."""
+    calls = Calls()
+    batcher = Batcher(calls, 100)
+    await batcher.ask(1)
+    asking = batcher.ask(2)
+    asking.send(None)
+    assert calls.seen == [[1], [2]]
+    asking.close()
 
 
 @pytest.mark.parametrize("place", [0, 1, 2], ids=["first", "middle", "last"])

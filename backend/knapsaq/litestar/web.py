@@ -115,7 +115,7 @@ class _Web:
     """What the page's script asks for; the shapes are those of litestar-saq's controller."""
 
     def __init__(self, settings: Settings) -> None:
-        self._url = settings.redacted_broker_url
+        self._url = settings.broker_url
 
     def handlers(self) -> list[Any]:
         """Return the route handlers."""

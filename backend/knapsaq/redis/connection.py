@@ -17,7 +17,6 @@ import re
 import socket
 import ssl
 from collections.abc import Awaitable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -176,7 +175,7 @@ async def check_broker(redis: Redis, url: str, *, limit: float = CHECK_TIMEOUT) 
             has none, is no Redis, is older than Redis 6.2, is a replica or a sentinel, is in a cluster though the
             URL says otherwise, or may not be used by this user. ``.remedy`` says what to do.
     """
-    with broker_errors(redact(url), limit):
+    with broker_errors(url, limit):
         async with asyncio.timeout(limit):
             await cast("Awaitable[bool]", redis.ping())
             info: Mapping[str, Any] = await redis.info()
@@ -197,18 +196,25 @@ async def check_broker(redis: Redis, url: str, *, limit: float = CHECK_TIMEOUT) 
     )
 
 
-@contextmanager
-def broker_errors(shown_url: str, limit: float = COMMAND_TIMEOUT) -> Iterator[None]:
-    """Raise what goes wrong with a server as ``BrokerError`` with problem and remedy.
+class broker_errors:  # noqa: N801 - reads as contextlib's suppress does
+    """Raise what goes wrong with a server within the block as ``BrokerError``, with problem and remedy.
 
     Args:
-        shown_url: The server's URL without its password.
+        url: The server's URL; a password in it is not shown.
         limit: Seconds that a command may take, for the error's text.
     """
-    try:
-        yield
-    except (RedisError, OSError) as error:
-        raise BrokerError(shown_url, *_diagnose(error, limit)) from error
+
+    __slots__ = ("_limit", "_url")
+
+    def __init__(self, url: str, limit: float = COMMAND_TIMEOUT) -> None:
+        self._url, self._limit = url, limit
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        if isinstance(error, (RedisError, OSError)):
+            raise BrokerError(redact(self._url), *_diagnose(error, self._limit)) from error
 
 
 def _url_error(url: str) -> BrokerError:

@@ -81,7 +81,7 @@ class RoutedWorker:
         except asyncio.CancelledError:
             raise
         except BaseExceptionGroup as group:
-            with broker_errors(self.settings.redacted_broker_url):
+            with broker_errors(self.settings.broker_url):
                 raise first_error(group) from group
         finally:
             for number in self.SIGNALS:

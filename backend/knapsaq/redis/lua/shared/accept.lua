@@ -36,16 +36,22 @@ local function enroll(base, job, control)
   return number
 end
 
--- Accept some jobs: parallel lists, scores as from due_second; now as in time_ms. Returns nothing.
-local function accept(base, jobs, payloads, scores, now)
+-- Return the control in a record, or false.
+local function control_of_record(payload)
+  return string.find(payload, CONTROL_MARK, 1, true) and steer().control_in(payload) or false
+end
+
+-- Accept some jobs: parallel lists, scores as from due_second; now as in time_ms; controls as from control_of_record
+-- where the caller has them. Returns nothing.
+local function accept(base, jobs, payloads, scores, now, controls)
   if #jobs == 0 then return end
   local stored, scored, pushed, controlled = {}, {}, {}, {}
   local delayed = false
   for i, job in ipairs(jobs) do
-    local payload, score = payloads[i], scores[i]
+    local payload, score, control = payloads[i], scores[i], nil
     stored[2 * i - 1], stored[2 * i] = job, payload
     scored[2 * i - 1], scored[2 * i] = score, job
-    local control = string.find(payload, CONTROL_MARK, 1, true) and steer().control_in(payload)
+    if controls then control = controls[i] else control = control_of_record(payload) end
     if control then controlled[#controlled + 1] = { job, control, score } end
     if score ~= 0 then
       delayed = true
@@ -56,10 +62,10 @@ local function accept(base, jobs, payloads, scores, now)
   redis.call('MSET', unpack(stored))
   redis.call('ZADD', base .. 'incomplete', unpack(scored))
   -- What earlier jobs of these keys have left behind, as after they were ended by hand or by a program of SAQ.
-  local controls, parked = base .. 'controls', base .. 'parked'
+  local known, parked = base .. 'controls', base .. 'parked'
   local claims, aborts, crashes = base .. 'claims', base .. 'aborts', base .. 'crashes'
-  if redis.call('EXISTS', claims, aborts, crashes, controls, parked) > 0 then
-    for _, key in ipairs(redis.call('EXISTS', controls, parked) > 0 and { controls, parked } or {}) do
+  if redis.call('EXISTS', claims, aborts, crashes, known, parked) > 0 then
+    for _, key in ipairs(redis.call('EXISTS', known, parked) > 0 and { known, parked } or {}) do
       for i, entry in ipairs(redis.call('HMGET', key, unpack(jobs))) do
         if entry then steer().end_control(base, jobs[i], time_ms(now)) end
       end
