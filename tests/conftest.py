@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -29,6 +30,11 @@ ENDLESS_KEYS = re.compile(
 STEERED_KEYS = re.compile(
     rb"saq:([^:]+):(controls|orders|parked|lanes|(ready|lane:.+|slots:.+|unique:.+)( tenants?.*| turns)?)"
 )
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Three processes for two processors, as most tests wait for something now and then."""
+    return max(2, (os.cpu_count() or 1) * 3 // 2)
 
 
 @pytest.fixture(scope="session")

@@ -305,10 +305,10 @@ class Queue(ChangingQueue):
 
     async def _store(self, batch: Sequence[_Request]) -> list[Answer]:
         own = self.keys
-        marks = [own.fired(job.key) if once else own.abort_mark(job.key) for job, _, _, once in batch]
-        keys = [own.incomplete, *[job_id for _, job_id, _, _ in batch], *marks]
+        keys = [own.incomplete]
         args: list[scripts.Argument] = [self.now_argument]
-        for job, _, payload, once in batch:
+        for job, job_id, payload, once in batch:
+            keys += (job_id, own.fired(job.key) if once else own.abort_mark(job.key))
             args += (payload, _score(job), 1 if once else 0)
         with broker_errors(self.settings.broker_url):
             answers = await scripts.enqueue(self.line, keys, args)

@@ -1,27 +1,32 @@
 -- Accept jobs, all of a call in one step.
--- keys: incomplete, the jobs, the mark of each
+-- keys: incomplete | job mark
 -- args: now | payload score once
 -- A score is the due second, or with a plus the delay in seconds.
 -- The mark keeps a job out while it exists; one that is to be accepted only once, ever, sets it. A control may call a job
 -- unique: what it is, and for how long, which is "start", "end" or milliseconds.
 -- Returns for each job 1 if it was accepted, 0 if its key belongs to a job that has not ended, or else the id of the job
 -- that stands for it, as it is not to be accepted beside it.
-local incomplete, now = KEYS[1], ARGV[1]
+local incomplete = KEYS[1]
 local OWN_KEYS = 1
 local OWN_ARGS = 1
 local MARKED_SECONDS = 86400
 local call = redis.call
 local base = base_of(incomplete)
-local count = (#KEYS - OWN_KEYS) / 2
-local open = call('ZMSCORE', incomplete, unpack(KEYS, OWN_KEYS + 1, OWN_KEYS + count))
-local some_marked = call('EXISTS', unpack(KEYS, OWN_KEYS + count + 1)) > 0
+local now = ARGV[1]
+
+local jobs, marks = {}, {}
+for i = 1, (#KEYS - OWN_KEYS) / 2 do
+  jobs[i], marks[i] = KEYS[OWN_KEYS + 2 * i - 1], KEYS[OWN_KEYS + 2 * i]
+end
+local open = call('ZMSCORE', incomplete, unpack(jobs))
+local some_marked = call('EXISTS', unpack(marks)) > 0
 
 local stands = {} -- by what is unique, of this call
 
 local answers, seen = {}, {}
 local taken, payloads, scores, controls = {}, {}, {}, {}
-for i = 1, count do
-  local job, mark, at = KEYS[OWN_KEYS + i], KEYS[OWN_KEYS + count + i], OWN_ARGS + 3 * i
+for i, job in ipairs(jobs) do
+  local mark, at = marks[i], OWN_ARGS + 3 * i
   local payload, score, once = ARGV[at - 2], ARGV[at - 1], ARGV[at]
   local control = control_of_record(payload)
   local unique = control and control.unique
