@@ -19,8 +19,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from tests.support import free_port
 
+from knapsaq.environment import redact
 from knapsaq.errors import BrokerError
-from knapsaq.redis.connection import ServerInfo, check_broker, open_redis
+from knapsaq.redis.connection import ServerInfo, broker_errors, check_broker, open_redis
 from knapsaq.redis.server import find_program
 
 PASSWORD = "hunter2"
@@ -232,6 +233,23 @@ class TestCommands:
         """Not with the first command; the parts of a wrongly written password stay hidden."""
         with pytest.raises(BrokerError, match="KNAPSAQ_BROKER_URL") as caught:
             open_redis(url)
+        assert PASSWORD not in "".join(traceback.format_exception(caught.value))
+
+    def test_a_password_is_looked_for_only_where_a_url_is_shown(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Every command is guarded like this, so what hides it must not run with each of them."""
+        shown: list[str] = []
+
+        def noted(url: str) -> str:
+            shown.append(url)
+            return redact(url)
+
+        monkeypatch.setattr("knapsaq.redis.connection.redact", noted)
+        with broker_errors(f"redis://u:{PASSWORD}@h"):
+            pass
+        assert not shown
+        with pytest.raises(BrokerError) as caught, broker_errors(f"redis://u:{PASSWORD}@h"):
+            raise RedisConnectionError
+        assert len(shown) == 1
         assert PASSWORD not in "".join(traceback.format_exception(caught.value))
 
 
