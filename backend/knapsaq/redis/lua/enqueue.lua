@@ -7,44 +7,43 @@
 -- Returns for each job 1 if it was accepted, 0 if its key belongs to a job that has not ended, or else the id of the job
 -- that stands for it, as it is not to be accepted beside it.
 local incomplete = KEYS[1]
+local now = ARGV[1]
 local OWN_KEYS = 1
 local OWN_ARGS = 1
 local MARKED_SECONDS = 86400
 local call = redis.call
 local base = base_of(incomplete)
-local now = ARGV[1]
+local all_new = call('EXISTS', unpack(KEYS, OWN_KEYS + 1)) == 0
 
-local jobs, marks = {}, {}
-for i = 1, (#KEYS - OWN_KEYS) / 2 do
-  jobs[i], marks[i] = KEYS[OWN_KEYS + 2 * i - 1], KEYS[OWN_KEYS + 2 * i]
+-- A job without a record cannot run; its key is free.
+local function is_taken(job, mark)
+  return call('EXISTS', mark) == 1 or (call('ZSCORE', incomplete, job) and call('EXISTS', job) == 1)
 end
-local open = call('ZMSCORE', incomplete, unpack(jobs))
-local some_marked = call('EXISTS', unpack(marks)) > 0
 
+local answers, seen, marked = {}, {}, {}
 local stands = {} -- by what is unique, of this call
-
-local answers, seen = {}, {}
-local taken, payloads, scores, controls = {}, {}, {}, {}
-for i, job in ipairs(jobs) do
-  local mark, at = marks[i], OWN_ARGS + 3 * i
-  local payload, score, once = ARGV[at - 2], ARGV[at - 1], ARGV[at]
+for i = 1, (#KEYS - OWN_KEYS) / 2 do
+  local job, mark = KEYS[OWN_KEYS + 2 * i - 1], KEYS[OWN_KEYS + 2 * i]
+  local at = OWN_ARGS + 3 * i - 2
+  local payload, score, once = ARGV[at], ARGV[at + 1], ARGV[at + 2]
   local control = control_of_record(payload)
   local unique = control and control.unique
   local holder = unique and (stands[unique[1]] or standing(base, unique))
   if holder then
     answers[i] = holder
-  -- A job without a record cannot run; its key is free.
-  elseif seen[job] or (open[i] and call('EXISTS', job) == 1) or (some_marked and call('EXISTS', mark) == 1) then
+  elseif seen[job] or (not all_new and is_taken(job, mark)) then
     answers[i] = 0
   else
     answers[i] = 1
     seen[job] = true
-    if once == '1' then call('SET', mark, 1, 'EX', MARKED_SECONDS) end
+    if once == '1' then marked[#marked + 1] = mark end
     if unique then stands[unique[1]] = job end
     if string.sub(score, 1, 1) == '+' then now = time_ms(now) end -- asked for only where it is needed
-    local n = #taken + 1
-    taken[n], payloads[n], scores[n], controls[n] = job, payload, due_second(score, now), control
+    admit(job, payload, due_second(score, now), control)
   end
 end
-accept(base, taken, payloads, scores, now, controls)
+accept(base, now)
+for _, mark in ipairs(marked) do
+  call('SET', mark, 1, 'EX', MARKED_SECONDS)
+end
 return answers

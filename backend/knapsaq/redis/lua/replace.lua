@@ -31,7 +31,8 @@ else
   if tonumber(before) == 0 then call('LREM', base .. 'queued', 1, job) end
   steer().withdraw(base, job, old, now)
   call('HDEL', base .. 'controls', job)
-  accept(base, { job }, { payload }, { score }, now)
+  admit(job, payload, score, control)
+  accept(base, now)
 end
 steer().let_go_due(base, now)
 steer().show_ready(base)

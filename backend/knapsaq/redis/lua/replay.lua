@@ -11,6 +11,7 @@ end
 redis.call('ZREM', dead, job)
 redis.call('HDEL', records, job)
 redis.call('HDEL', reasons, job)
-accept(base_of(incomplete), { job }, { payload }, { 0 }, time_ms(now))
+admit(job, payload, 0)
+accept(base_of(incomplete), time_ms(now))
 redis.call('PUBLISH', job, 'queued')
 return 1

@@ -14,6 +14,7 @@ redis.call('ZREM', dead, job)
 redis.call('HDEL', records, job)
 redis.call('HDEL', reasons, job)
 now = time_ms(now)
-accept(base_of(incomplete), { job }, { payload }, { due_second(score, now) }, now)
+admit(job, payload, due_second(score, now))
+accept(base_of(incomplete), now)
 redis.call('PUBLISH', job, 'queued')
 return 1

@@ -41,31 +41,41 @@ local function control_of_record(payload)
   return string.find(payload, CONTROL_MARK, 1, true) and steer().control_in(payload) or false
 end
 
--- Accept some jobs: parallel lists, scores as from due_second; now as in time_ms; controls as from control_of_record
--- where the caller has them. Returns nothing.
-local function accept(base, jobs, payloads, scores, now, controls)
-  if #jobs == 0 then return end
-  local stored, scored, pushed, controlled = {}, {}, {}, {}
-  local delayed = false
-  for i, job in ipairs(jobs) do
-    local payload, score, control = payloads[i], scores[i], nil
-    stored[2 * i - 1], stored[2 * i] = job, payload
-    scored[2 * i - 1], scored[2 * i] = score, job
-    if controls then control = controls[i] else control = control_of_record(payload) end
-    if control then controlled[#controlled + 1] = { job, control, score } end
-    if score ~= 0 then
-      delayed = true
-    elseif not (control and steer().is_ranked(control)) then
-      pushed[#pushed + 1] = job
-    end
+local admitted -- jobs that are to be accepted together
+
+-- Note a job for accept: score as from due_second, control as from control_of_record where the caller has it.
+local function admit(job, payload, score, control)
+  admitted = admitted or { jobs = {}, stored = {}, scored = {}, pushed = {} }
+  local jobs, stored, scored, pushed = admitted.jobs, admitted.stored, admitted.scored, admitted.pushed
+  local n = #jobs + 1
+  jobs[n] = job
+  stored[2 * n - 1], stored[2 * n] = job, payload
+  scored[2 * n - 1], scored[2 * n] = score, job
+  if control == nil then control = control_of_record(payload) end
+  if control then
+    admitted.controlled = admitted.controlled or {}
+    table.insert(admitted.controlled, { job, control, score })
   end
-  redis.call('MSET', unpack(stored))
-  redis.call('ZADD', base .. 'incomplete', unpack(scored))
+  if score ~= 0 then
+    admitted.delayed = true
+  elseif not (control and steer().is_ranked(control)) then
+    pushed[#pushed + 1] = job
+  end
+end
+
+-- Accept the jobs that were noted; now as in time_ms.
+local function accept(base, now)
+  if not admitted then return end
+  local jobs, pushed, controlled, delayed = admitted.jobs, admitted.pushed, admitted.controlled, admitted.delayed
+  -- A key of a wrong kind has to end the call before anything is written.
+  redis.call('ZADD', base .. 'incomplete', unpack(admitted.scored))
+  redis.call('MSET', unpack(admitted.stored))
+  admitted = nil
   -- What earlier jobs of these keys have left behind, as after they were ended by hand or by a program of SAQ.
-  local known, parked = base .. 'controls', base .. 'parked'
+  local controls, parked = base .. 'controls', base .. 'parked'
   local claims, aborts, crashes = base .. 'claims', base .. 'aborts', base .. 'crashes'
-  if redis.call('EXISTS', claims, aborts, crashes, known, parked) > 0 then
-    for _, key in ipairs(redis.call('EXISTS', known, parked) > 0 and { known, parked } or {}) do
+  if redis.call('EXISTS', claims, aborts, crashes, controls, parked) > 0 then
+    for _, key in ipairs(redis.call('EXISTS', controls, parked) > 0 and { controls, parked } or {}) do
       for i, entry in ipairs(redis.call('HMGET', key, unpack(jobs))) do
         if entry then steer().end_control(base, jobs[i], time_ms(now)) end
       end
@@ -75,7 +85,7 @@ local function accept(base, jobs, payloads, scores, now, controls)
     end
   end
   if #pushed > 0 then redis.call('RPUSH', base .. 'queued', unpack(pushed)) end
-  for _, one in ipairs(controlled) do
+  for _, one in ipairs(controlled or {}) do
     local job, control, score = unpack(one)
     local number = enroll(base, job, control)
     if control.unique and not standing(base, control.unique) then stand(base, control.unique, job) end
