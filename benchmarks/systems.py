@@ -60,7 +60,7 @@ SAQ = System(
     results=KNAPSAQ.results,
     mark=KNAPSAQ.mark,
     settings="uvloop, json, 100 concurrent operations, map polls every 0.01 s",
-    measures=ASYNCIO | {"drain-100", "drain-10", "aof", "backlog"},
+    measures=ASYNCIO | {"drain-100", "drain-10", "aof", "schedules", "backlog"},
 )
 PEERS = (
     System(

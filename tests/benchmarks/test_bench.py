@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from benchmarks.measures import MEASURES
+from benchmarks.systems import SAQ
 
 ROOT = Path(__file__).parents[2]
 JOBS = 400
@@ -76,3 +78,8 @@ def test_commands_that_scripts_run_are_told_from_those_that_a_client_sends(repor
     commands, inner = (row(report, key)["figures"] for key in ("commands", "script_commands"))
     assert 9 < commands["saq"]["median"] < 12
     assert commands["knapsaq"]["median"] < inner["knapsaq"]["median"]
+
+
+def test_saq_takes_part_in_everything_that_it_can_do() -> None:
+    """It has neither workflows nor rate limits; whatever else is measured is measured of it too."""
+    assert {measure for measure in MEASURES if not SAQ.takes_part(measure)} == {"flow", "parked"}
