@@ -1,7 +1,10 @@
 """Batching: requests of one turn of the event loop share one call.
 
 A hundred coroutines that enqueue at once then cost one round trip, and one that enqueues alone costs no more than
-without: a request waits for the end of its turn only if the one before it had company, or is still on its way.
+without: it goes out at once, unless another request is on its way or the one before it had company.
+
+Invariants, each a test in ``tests/unit/test_batching.py``: requests go out in the order in which they came, those of
+``ask_all`` too; a caller that is cancelled disturbs no other.
 """
 
 from __future__ import annotations
@@ -36,17 +39,13 @@ class Batcher(Generic[Request, Answer]):
         self._weight = weight
         self._waiting: list[tuple[Request, asyncio.Future[Answer]]] = []
         self._had_company = True
-        self._sending_alone = False
+        self._under_way = 0
         self._calls: set[asyncio.Task[None]] = set()
 
     async def ask(self, request: Request) -> Answer:
         """Return the answer to a request; a caller that is cancelled does not disturb the others."""
-        if not (self._waiting or self._had_company or self._sending_alone):
-            self._sending_alone = True
-            try:
-                return (await self._call([request]))[0]
-            finally:
-                self._sending_alone = False
+        if not (self._waiting or self._under_way or self._had_company):
+            return (await self._counted([request]))[0]
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         mine = (request, answer)
         self._waiting.append(mine)
@@ -62,15 +61,19 @@ class Batcher(Generic[Request, Answer]):
             batch, self._waiting = [one for one in self._waiting if not one[1].cancelled()], []
             if batch != [mine]:
                 self._send(batch)
-        return (await self._call([request]))[0] if batch == [mine] else await answer
+        return (await self._counted([request]))[0] if batch == [mine] else await answer
 
     async def ask_all(self, requests: Sequence[Request]) -> list[Answer]:
         """Return the answers to requests, with no more calls than are needed."""
         calls = []
-        for part in self._parts(requests, lambda request: request):
-            calls.append(asyncio.ensure_future(self._call(part)))
-            await asyncio.sleep(0)  # it is under way while the next one is made
-        return [answer for answers in await asyncio.gather(*calls) for answer in answers]
+        self._under_way += 1
+        try:
+            for part in self._parts(requests, lambda request: request):
+                calls.append(asyncio.ensure_future(self._call(part)))
+                await asyncio.sleep(0)  # it is under way while the next one is made
+            return [answer for answers in await asyncio.gather(*calls) for answer in answers]
+        finally:
+            self._under_way -= 1
 
     def _send(self, batch: list[tuple[Request, asyncio.Future[Answer]]]) -> None:
         for part in self._parts(batch, lambda one: one[0]):
@@ -92,9 +95,17 @@ class Batcher(Generic[Request, Answer]):
         if part:
             yield part
 
+    async def _counted(self, requests: Sequence[Request]) -> Sequence[Answer]:
+        """Make a call, during which nothing goes out at once."""
+        self._under_way += 1
+        try:
+            return await self._call(requests)
+        finally:
+            self._under_way -= 1
+
     async def _answer(self, batch: list[tuple[Request, asyncio.Future[Answer]]]) -> None:
         try:
-            answers = await self._call([request for request, _ in batch])
+            answers = await self._counted([request for request, _ in batch])
         except BaseException as error:  # noqa: BLE001 - each caller gets it, cancellation too
             for _, answer in batch:
                 if not answer.done():

@@ -182,7 +182,8 @@ class Task(Generic[P, R, C]):
             PayloadTooLargeError: They are too large; nothing was queued.
             NotConnectedError: There is no connection; the text says how to open one.
             UnknownQueueError: The task's queue is not connected.
-            BrokerError: Redis cannot be reached.
+            BrokerError: Redis cannot be reached, or gives no answer: then the job may be queued all the same, and is
+                not queued twice if it is sent again with the same ``key``.
         """
         return await self._send(NO_OPTIONS, args, kwargs)
 

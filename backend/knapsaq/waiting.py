@@ -157,6 +157,7 @@ class Pushes:
 
     async def _subscribe_all(self, names: Sequence[str]) -> Sequence[None]:
         await self._line.tell("SUBSCRIBE", *names)
+        await asyncio.sleep(0)  # as any call does, so that others of this turn come along with the next one
         return [None] * len(names)
 
     def _leave(self, name: str, news: News) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ RESCUE = 2.0
 """Seconds beyond the lease in which a dead worker's jobs are back."""
 SLACK = sized(3.0, 0.0)
 """Seconds for a busy machine to start a process and to look."""
+SLOTS = 20
 
 
 async def running(queue: Queue) -> int:
@@ -34,6 +36,11 @@ async def all_run(queue: Queue, jobs: int) -> None:
 async def has_claimed(queue: Queue, jobs: int) -> bool:
     """Whether so many jobs are claimed."""
     return await running(queue) == jobs
+
+
+def stands_still(pid: int) -> bool:
+    """Whether a process has been stopped."""
+    return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(") ")[2].startswith("T")
 
 
 async def on_their_way(site: Site, queue: Queue) -> int:
@@ -53,13 +60,15 @@ class TestKilledWorkers:
         jobs = sized(400, 2000)
         async with producing(site) as queue:
             accepted = await pour(queue, range(jobs), seconds=0.02, spread=0.5, group=100)
-            victim = site.hire(concurrency=20, lease=lease)
+            victim = site.hire(concurrency=SLOTS, lease=lease)
             await eventually(lambda: len(site.entries()) >= jobs * 0.4, within=PATIENCE)
             victim.send_signal(signal.SIGSTOP)  # so that it can be counted what is on its way
+            await eventually(lambda: stands_still(victim.pid))
             unsettled = await on_their_way(site, queue)
+            assert unsettled <= SLOTS
             victim.kill()
             killed = time.monotonic()
-            site.hire(concurrency=20, lease=lease)
+            site.hire(concurrency=SLOTS, lease=lease)
             await watched(queue, lambda: has_ended(site, accepted))
             took = time.monotonic() - killed
             doubled = await audit(site, queue, accepted, doubles=unsettled)

@@ -9,6 +9,7 @@ import pytest
 from tests.cli.conftest import Act, Run
 
 from knapsaq import Client, Registry, Settings, connect
+from knapsaq.outcomes import Dead
 
 WRONG = """
 from knapsaq import INJECTED, Registry
@@ -146,6 +147,20 @@ class TestWhatHoldsJobsUp:
         assert (code, held["state"]) == (0, "warn")
         assert held["text"].startswith("'mail' is paused since ")
         assert held["remedy"].endswith("resume mail")
+
+    def test_dead_letters_are_pointed_out(self, run: Run, act: Act) -> None:
+        """Nobody runs them by itself; a queue without any is not mentioned."""
+
+        async def bury(client: Client) -> None:
+            await client.registry.get("add").enqueue(x=1)
+            [claim] = await client.queue().claim(1, worker="w1")
+            await client.queue().settle(claim, Dead("enough"), worker="w1")
+
+        act(bury)
+        code, [held] = self._held(run)
+        assert (code, held["state"]) == (0, "warn")
+        assert held["text"] == "'default' has dead letters: 1 job that nobody can run"
+        assert "inspect dead --queue default" in held["remedy"]
 
     def test_each_strike_is_pointed_out(self, run: Run, act: Act) -> None:
         """As the words that take it back."""

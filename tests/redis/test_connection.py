@@ -349,6 +349,7 @@ class TestCheck:
         os.kill(server.process.pid, signal.SIGSTOP)
         error = await refusal(client(server.tcp), server.tcp, limit=0.3)
         assert error.problem == "did not answer within 0.3 s"
+        assert "may have been done" in error.remedy
         assert "TLS" in error.remedy
 
     @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from knapsaq import (
 )
 from knapsaq.claims import CRASH_LIMIT
 from knapsaq.mending import Mender
+from knapsaq.nodes import node_key
 from knapsaq.outcomes import Aborted, Dead, Failed, Released, Succeeded
 from knapsaq.redis.keys import FlowKeys
 from knapsaq.registry import AnyTask
@@ -215,6 +216,22 @@ class TestEveryEnd:
         await give_results(queue, 1, 2)
         assert (await lists(queue))["incomplete"] == []
         await redis.delete(*keys)
+
+    @pytest.mark.parametrize("field", ["r2", "d1"], ids=["a record is gone", "a delay is nonsense"])
+    async def test_what_one_workflow_cannot_go_on_with_reaches_no_other(
+        self, queue: Queue, one: AnyTask, field: str
+    ) -> None:
+        """Both are settled in one call; what was to begin of the spoilt one begins with neither."""
+        bad = await (one.s(1) | group(one.s(), one.s())).enqueue()
+        good = await (one.s(2) | one.s()).enqueue()
+        redis: Any = queue.redis
+        flow = FlowKeys.of(bad.id).flow
+        await (redis.hdel(flow, field) if field == "r2" else redis.hset(flow, field, "5 "))
+        claims = await queue.claim(2, worker="w")
+        ends = [queue.settlement(claim, Succeeded(1)) for claim in claims]
+        assert (await queue.advance("w", ends, 0)).settled == [True, True]
+        assert (await lists(queue))["queued"] == [node_key(good.id, 1)]
+        await bad.revoke()
 
     async def test_a_job_with_a_key_like_a_nodes_is_a_job_like_any_other(self, queue: Queue, one: AnyTask) -> None:
         """It belongs to no workflow, and leaves nothing behind."""

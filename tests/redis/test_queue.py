@@ -210,14 +210,16 @@ class TestEnqueue:
         assert job is not None
         assert (job.kwargs, job.retries) == ({"timeout": "long", "result": 3, "status": "fine"}, 2)
 
-    async def test_a_spoilt_key_refuses_a_job_whole(self, queue: Queue) -> None:
+    @pytest.mark.parametrize("name", ["incomplete", "queued"])
+    async def test_a_spoilt_key_refuses_a_job_whole(self, queue: Queue, name: str) -> None:
         """Nothing of it is written, not even that it was accepted once, so that it can be sent again."""
         redis: Any = queue.redis
-        await redis.set(queue.keys.incomplete, "spoilt")
+        key = getattr(queue.keys, name)
+        await redis.set(key, "spoilt")
         with pytest.raises(BrokerError, match="WRONGTYPE"):
             await queue.accept(Job("echo", key="one", kwargs={"text": "hi"}), once=True)
-        assert await redis.keys() == [queue.keys.incomplete.encode()]
-        await redis.delete(queue.keys.incomplete)
+        assert await redis.keys() == [key.encode()]
+        await redis.delete(key)
         assert await queue.accept(Job("echo", key="one", kwargs={"text": "hi"}), once=True)
 
     async def test_an_unreachable_broker_is_every_callers_error(self, queue: Queue) -> None:

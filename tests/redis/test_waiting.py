@@ -66,6 +66,20 @@ class TestWait:
         await end(queue, job)
         assert await patient == "done"
 
+    async def test_many_that_begin_to_wait_at_once_subscribe_together(
+        self, queue: Queue, echo: Task[..., Any, Any]
+    ) -> None:
+        """Also after a single one, which subscribed by itself."""
+        redis: Any = queue.redis
+        jobs = await echo.enqueue_many([{"text": "hi"}] * 50)
+        with pytest.raises(TimeoutError):
+            await jobs[0].wait(0.01)
+        await redis.config_resetstat()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.3):
+                await asyncio.gather(*(job.wait(5) for job in jobs))
+        assert (await redis.info("commandstats"))["cmdstat_subscribe"]["calls"] <= 2
+
     async def test_a_line_that_was_cut_is_mended(self, queue: Queue, echo: Task[..., Any, Any]) -> None:
         """An end that nobody could push is seen all the same."""
         job = await echo.enqueue(text="hi")

@@ -73,6 +73,20 @@ async def test_a_lone_request_does_not_wait_for_the_end_of_its_turn() -> None:
     asking.close()
 
 
+@pytest.mark.parametrize("turns", [0, 1])
+async def test_a_request_does_not_overtake_many_that_came_before(turns: int) -> None:
+    """Those of ``ask_all`` leave a turn later than it is called, and a lone one waits for them."""
+    calls = Calls()
+    batcher = Batcher(calls, 100)
+    await batcher.ask(0)
+    many = asyncio.create_task(batcher.ask_all([1, 2]))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    lone = asyncio.create_task(batcher.ask(3))
+    await asyncio.gather(many, lone)
+    assert calls.seen == [[0], [1, 2], [3]]
+
+
 @pytest.mark.parametrize("place", [0, 1, 2], ids=["first", "middle", "last"])
 async def test_a_cancelled_caller_takes_nobody_along(place: int) -> None:
     """Whoever of a batch is cancelled, the others are answered."""

@@ -244,8 +244,12 @@ async def _workers(queue: Queue) -> Finding:
 
 
 async def _held_up(queue: Queue) -> list[Finding]:
-    """Return what keeps jobs of a queue from running: a pause, strikes, and limits that nobody looks after."""
+    """Return what keeps jobs of a queue from running: their death, a pause, strikes, limits that nobody looks after."""
     held: list[Finding] = []
+    if dead := await queue.count("dead"):
+        text = f"{queue.name!r} has dead letters: {jobs(dead)} that nobody can run"
+        remedy = f"look: knapsaq -A MODULE inspect dead --queue {queue.name}; then retry KEY, or queue.discard(KEY)"
+        held.append(Finding("queues", "warn", text, remedy))
     if paused_since := await queue.paused_since():
         text = f"{queue.name!r} is paused since {paused_since:%Y-%m-%d %H:%M:%S} UTC; none of its jobs begins"
         held.append(Finding("queues", "warn", text, f"to go on: knapsaq -A MODULE resume {queue.name}"))

@@ -21,6 +21,7 @@ local function is_taken(job, mark)
 end
 
 local answers, seen, marked = {}, {}, {}
+local batch = new_batch()
 local stands = {} -- by what is unique, of this call
 for i = 1, (#KEYS - OWN_KEYS) / 2 do
   local job, mark = KEYS[OWN_KEYS + 2 * i - 1], KEYS[OWN_KEYS + 2 * i]
@@ -39,10 +40,10 @@ for i = 1, (#KEYS - OWN_KEYS) / 2 do
     if once == '1' then marked[#marked + 1] = mark end
     if unique then stands[unique[1]] = job end
     if string.sub(score, 1, 1) == '+' then now = time_ms(now) end -- asked for only where it is needed
-    admit(job, payload, due_second(score, now), control)
+    admit(batch, job, payload, due_second(score, now), control)
   end
 end
-accept(base, now)
+accept(batch, base, now)
 for _, mark in ipairs(marked) do
   call('SET', mark, 1, 'EX', MARKED_SECONDS)
 end

@@ -31,8 +31,9 @@ else
   if tonumber(before) == 0 then call('LREM', base .. 'queued', 1, job) end
   steer().withdraw(base, job, old, now)
   call('HDEL', base .. 'controls', job)
-  admit(job, payload, score, control)
-  accept(base, now)
+  local batch = new_batch()
+  admit(batch, job, payload, score, control)
+  accept(batch, base, now)
 end
 steer().let_go_due(base, now)
 steer().show_ready(base)

@@ -11,7 +11,8 @@ end
 redis.call('ZREM', dead, job)
 redis.call('HDEL', records, job)
 redis.call('HDEL', reasons, job)
-admit(job, payload, 0)
-accept(base_of(incomplete), time_ms(now))
+local batch = new_batch()
+admit(batch, job, payload, 0)
+accept(batch, base_of(incomplete), time_ms(now))
 redis.call('PUBLISH', job, 'queued')
 return 1

@@ -31,7 +31,7 @@ local function is_open(job)
   return call('ZSCORE', incomplete, job) and call('EXISTS', job) == 1
 end
 
-local answers = {}
+local answers, batch = {}, new_batch()
 local fired = false
 -- Of the schedule whose rows are being looked at: is it as the caller says, its newest job, its lines.
 local current, allowed, last_moment, last_job, lines
@@ -81,12 +81,12 @@ for i = 1, #KEYS - OWN_KEYS do
     answers[i] = 1
     last_moment, last_job = back >= 0 and back < DAY_MS and last_moment or moment, job
     lines = moment .. ' + ' .. job .. '\n' .. lines
-    if not is_open(job) then admit(job, payload, tonumber(score) > now / 1000 and score or 0) end
+    if not is_open(job) then admit(batch, job, payload, tonumber(score) > now / 1000 and score or 0) end
   end
 end
 keep_lines()
 
-accept(base, now)
+accept(batch, base, now)
 local earliest = call('ZRANGE', due, 0, 0, 'WITHSCORES')[2] or ''
 if fired then call('PUBLISH', pushes, 'fired ' .. earliest .. ' ' .. now .. ' ' .. worker) end
 return { now, earliest, answers }

@@ -41,36 +41,35 @@ local function control_of_record(payload)
   return string.find(payload, CONTROL_MARK, 1, true) and steer().control_in(payload) or false
 end
 
-local admitted -- jobs that are to be accepted together
+-- Return a batch: jobs that are to be accepted together.
+local function new_batch()
+  return { jobs = {}, stored = {}, scored = {}, pushed = {}, controlled = {}, delayed = false }
+end
 
--- Note a job for accept: score as from due_second, control as from control_of_record where the caller has it.
-local function admit(job, payload, score, control)
-  admitted = admitted or { jobs = {}, stored = {}, scored = {}, pushed = {} }
-  local jobs, stored, scored, pushed = admitted.jobs, admitted.stored, admitted.scored, admitted.pushed
+-- Add a job to a batch: score as from due_second, control as from control_of_record where the caller has it.
+local function admit(batch, job, payload, score, control)
+  local jobs, stored, scored, pushed = batch.jobs, batch.stored, batch.scored, batch.pushed
   local n = #jobs + 1
   jobs[n] = job
   stored[2 * n - 1], stored[2 * n] = job, payload
   scored[2 * n - 1], scored[2 * n] = score, job
   if control == nil then control = control_of_record(payload) end
-  if control then
-    admitted.controlled = admitted.controlled or {}
-    table.insert(admitted.controlled, { job, control, score })
-  end
+  if control then table.insert(batch.controlled, { job, control, score }) end
   if score ~= 0 then
-    admitted.delayed = true
+    batch.delayed = true
   elseif not (control and steer().is_ranked(control)) then
     pushed[#pushed + 1] = job
   end
 end
 
--- Accept the jobs that were noted; now as in time_ms.
-local function accept(base, now)
-  if not admitted then return end
-  local jobs, pushed, controlled, delayed = admitted.jobs, admitted.pushed, admitted.controlled, admitted.delayed
+-- Accept the jobs of a batch; now as in time_ms.
+local function accept(batch, base, now)
+  local jobs, pushed = batch.jobs, batch.pushed
+  if #jobs == 0 then return end
   -- A key of a wrong kind has to end the call before anything is written.
-  redis.call('ZADD', base .. 'incomplete', unpack(admitted.scored))
-  redis.call('MSET', unpack(admitted.stored))
-  admitted = nil
+  if #pushed > 0 then redis.call('LLEN', base .. 'queued') end
+  redis.call('ZADD', base .. 'incomplete', unpack(batch.scored))
+  redis.call('MSET', unpack(batch.stored))
   -- What earlier jobs of these keys have left behind, as after they were ended by hand or by a program of SAQ.
   local controls, parked = base .. 'controls', base .. 'parked'
   local claims, aborts, crashes = base .. 'claims', base .. 'aborts', base .. 'crashes'
@@ -85,12 +84,12 @@ local function accept(base, now)
     end
   end
   if #pushed > 0 then redis.call('RPUSH', base .. 'queued', unpack(pushed)) end
-  for _, one in ipairs(controlled or {}) do
+  for _, one in ipairs(batch.controlled) do
     local job, control, score = unpack(one)
     local number = enroll(base, job, control)
     if control.unique and not standing(base, control.unique) then stand(base, control.unique, job) end
     if score == 0 and steer().is_ranked(control) then steer().make_ready(base, job, number, control) end
   end
   -- A push wakes blocked workers by itself; a new due time has to be told.
-  if delayed then redis.call('PUBLISH', base .. 'wake', 'due') end
+  if batch.delayed then redis.call('PUBLISH', base .. 'wake', 'due') end
 end

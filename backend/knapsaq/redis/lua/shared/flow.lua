@@ -80,15 +80,16 @@ local function flow_enqueue(queue, accepted, now, again)
   end
   local open = again and flow_forget(base, ids) or {}
   local queued = '{"status":"queued","queued":' .. string.format('%d', now) .. ','
+  local batch = new_batch()
   for _, one in ipairs(accepted) do
     local job, record, due = one[1], one[2], one[3] or '0'
     if not open[job] then
       local score = due_second(due, now)
       local stamp = string.sub(due, 1, 1) == '+' and '"scheduled":' .. score .. ',' or ''
-      admit(job, queued .. stamp .. string.sub(record, 2), score)
+      admit(batch, job, queued .. stamp .. string.sub(record, 2), score)
     end
   end
-  accept(base, now)
+  accept(batch, base, now)
 end
 
 -- Leave word to begin nodes in other slots, each with the number of that run.
