@@ -79,8 +79,8 @@ DIAGNOSES: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], st
         (TimeoutError, RedisTimeoutError),
         "did not answer within {limit:g} s",
         (
-            "what was asked may have been done: send a job again with the same key; check the server's load, the address, "
-            "the firewall, and whether it wants redis:// or, with TLS, rediss://"
+            "what was asked may have been done: send a job again with the same key; check the server's load, the "
+            "address, the firewall, and whether it wants redis:// or, with TLS, rediss://"
         ),
     ),
     (OSError, *UNREACHABLE),
