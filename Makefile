@@ -87,8 +87,8 @@ floors: $(READY) ## Check that imports point down the floors
 bench: $(READY) ## Measure Knapsaq beside SAQ; with PEERS=1 beside six more systems too (ARGS=--help lists the options)
 	@PEERS="$(PEERS)" $(PYTHON) -m benchmarks $(ARGS)
 
-chaos: $(READY) ## Run the long form of the fault tests: killed workers, lost servers, a soak; some 15 minutes
-	@KNAPSAQ_CHAOS=long $(PYTHON) -m pytest tests/chaos $(ARGS)
+chaos: $(READY) ## Run the long form of the fault tests: killed workers, lost servers, a soak; some 10 minutes
+	@KNAPSAQ_CHAOS=long $(PYTHON) -m pytest -n 2 tests/chaos $(ARGS)
 
 ##@ Tidy
 

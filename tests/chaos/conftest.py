@@ -9,9 +9,6 @@ import pytest
 from tests.chaos.site import LONG_FORM, Site
 from tests.support import Server
 
-measured: list[tuple[str, list[str]]] = []
-"""What each test of the session has measured."""
-
 
 @pytest.fixture
 def site(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Site]:
@@ -19,7 +16,7 @@ def site(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Site]:
     server = Server(tmp_path / "server")
     server.start()
     site = Site(tmp_path, server)
-    measured.append((request.node.name, site.figures))
+    request.node.user_properties.append(("measured", site.figures))  # goes with the report, from another process too
     yield site
     site.close()
 
@@ -28,6 +25,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Show what the long form has measured."""
     if LONG_FORM:
         terminalreporter.section("measured")
-        for name, figures in measured:
-            for figure in figures:
-                terminalreporter.line(f"{name}: {figure}")
+        ended = [*terminalreporter.getreports("passed"), *terminalreporter.getreports("failed")]
+        for report in ended:
+            for figure in dict(report.user_properties).get("measured", ()) if report.when == "call" else ():
+                terminalreporter.line(f"{report.nodeid.rpartition('::')[2]}: {figure}")
