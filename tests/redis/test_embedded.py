@@ -24,9 +24,11 @@ from knapsaq.redis.server import LONGEST_SOCKET_PATH, find_program
 BACKEND = Path(__file__).parents[2] / "backend"
 
 USER = """
+import signal
 import sys
 from knapsaq.redis.embedded import EmbeddedBroker
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it in what it runs in the background
 broker = EmbeddedBroker(sys.argv[1])
 try:
     print(broker.start(), flush=True)
