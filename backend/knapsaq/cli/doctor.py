@@ -179,10 +179,9 @@ def _tasks(registry: Registry, settings: Settings) -> Iterator[Finding]:
 
 
 async def _broker(settings: Settings, registry: Registry | None) -> AsyncIterator[Finding]:
-    url = settings.redacted_broker_url
     try:
         async with connect(settings, registry=Registry()) as client:
-            with broker_errors(url):
+            with broker_errors(settings.broker_url):
                 for finding in await _servers(client, settings):
                     yield finding
                 for queue in client.queues.values():
@@ -206,7 +205,7 @@ async def _servers(client: Client, settings: Settings) -> list[Finding]:
     findings: list[Finding] = []
     for redis, names in queues.items():
         where = f"the node of {', '.join(names)} answers" if is_cluster(settings.broker_url) else "it answers"
-        info = await check_broker(redis, settings.redacted_broker_url)
+        info = await check_broker(redis, settings.broker_url)
         findings += [*_server(info, settings, where), await _clock(redis)]
     return list(dict.fromkeys(findings))  # what holds for several nodes is said once
 

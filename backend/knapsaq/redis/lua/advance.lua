@@ -68,10 +68,12 @@ local function give_back(job, payload)
   if steered then _, control = steer().control_get(base, job) end
   if control then
     steer().release(base, job, control, now)
-  elseif string.find(payload, CONTROL_MARK, 1, true) then
-    control = steer().control_in(payload)
-    if control then enroll(base, job, control) end
-    steered = steered or control ~= nil
+  else
+    control = control_of_record(payload)
+    if control then
+      enroll(base, job, control)
+      steered = true
+    end
   end
 end
 
