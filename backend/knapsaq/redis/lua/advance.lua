@@ -33,20 +33,24 @@ local call = redis.call
 local base = base_of(incomplete)
 now = time_ms(now)
 
+local lease = tonumber(call('ZSCORE', leases, worker) or 0)
 if want < 0 then
   -- It has waited here for a push: its worker may be dead by now, or stand still, and is late with its lease.
-  local lease = call('ZSCORE', leases, worker)
-  want = lease and tonumber(lease) > now + LEFT_AT_LEAST * lease_ms and -want or 0
+  want = lease > now + LEFT_AT_LEAST * lease_ms and -want or 0
 end
 
-local some_crashed = call('HLEN', crashes) > 0
-local some_aborts = call('HLEN', aborts) > 0
 -- Whether more than the order in which jobs came decides which may run.
-local steered = call('EXISTS', base .. 'controls', base .. 'parked', base .. 'strikes', base .. 'paused') > 0
--- A key of a wrong kind has to end the call before anything is popped.
-call('HLEN', claims)
+local steered = false
+local some_crashed, some_aborts = false, false
+local steering = { base .. 'controls', base .. 'parked', base .. 'strikes', base .. 'paused' }
+if call('EXISTS', crashes, aborts, unpack(steering)) > 0 then -- mostly there is none of these
+  some_crashed = call('HLEN', crashes) > 0
+  some_aborts = call('HLEN', aborts) > 0
+  steered = call('EXISTS', unpack(steering)) > 0
+end
+-- A key of a wrong kind has to end the call before anything is popped; that of the leases has been asked already.
+local some_claimed = call('HLEN', claims) > 0
 call('LLEN', active)
-call('ZCARD', leases)
 if steered then
   for _, name in ipairs({ 'controls', 'parked', 'orders', 'strikes', 'weights' }) do
     call('HLEN', base .. name)
@@ -316,11 +320,11 @@ local ids = want > 0 and take() or nil
 while ids do
   local payloads = call('MGET', unpack(ids))
   local scores = call('ZMSCORE', incomplete, unpack(ids))
-  local held = call('HMGET', claims, unpack(ids))
+  local held = some_claimed and call('HMGET', claims, unpack(ids)) or {}
   local taken, entries, seen = {}, {}, {}
-  local lease = call('ZSCORE', leases, worker)
-  if not lease or tonumber(lease) <= now then
-    call('ZADD', leases, now + lease_ms, worker)
+  if lease <= now then
+    lease = now + lease_ms
+    call('ZADD', leases, lease, worker)
   end
   local suspected, last_ones = false, false
   for _, job in ipairs(some_crashed and ids or {}) do
@@ -364,6 +368,7 @@ while ids do
   if #taken > 0 then
     call('RPUSH', active, unpack(taken))
     call('HSET', claims, unpack(entries))
+    some_claimed = true
   end
   -- Where nobody can run an id, the next one takes its place.
   looked_at = looked_at + #ids
