@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from redis.exceptions import ResponseError
 from tests.support import eventually, left_behind, lists, working
 
 from knapsaq import Client, Queue, Registry, Settings, connect
@@ -183,6 +184,22 @@ class TestFiring:
             await scheduler.run_once()
         scheduler._queue, scheduler._store = queue, queue.schedules
         assert await scheduler.run_once() == 1
+
+    @pytest.mark.parametrize("name", ["incomplete", "queued", "schedules_fires"])
+    async def test_a_spoilt_key_costs_no_due_time(
+        self, queue: Queue, define: Define, clock: ManualClock, name: str
+    ) -> None:
+        """It stays due until somebody has put the key right."""
+        scheduler = Scheduler(queue, [define(every=HOUR)])
+        await scheduler.run_once()
+        redis: Any = queue.redis
+        clock.advance(HOUR)
+        await redis.set(getattr(queue.keys, name), "spoilt")
+        with pytest.raises(ResponseError, match="WRONGTYPE"):
+            await scheduler.run_once()
+        await redis.delete(getattr(queue.keys, name))
+        assert await scheduler.run_once() == 1
+        assert await fired(queue) == hours(1)
 
     async def test_after_redis_has_lost_everything_the_code_is_stored_again(
         self, queue: Queue, define: Define, clock: ManualClock

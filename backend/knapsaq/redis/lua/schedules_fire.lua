@@ -24,6 +24,7 @@ now = time_ms(now)
 call('HLEN', schedules)
 call('ZCARD', due)
 call('HLEN', fires)
+call('ZCARD', incomplete)
 call('LLEN', queued)
 
 -- A job without a record cannot run; its key is free.
