@@ -31,7 +31,8 @@ from knapsaq.wakeup import Wakeup
 CLAIMED_A_CALL = SETTLED_A_CALL = 500
 BYTES_A_CALL = 4 * 1024 * 1024
 COMPARED_SECONDS = 60.0  # between two comparisons of what the worker runs with its claims in Redis
-FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # seconds between attempts to reach Redis
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 1.0  # seconds between attempts to reach Redis
+PATIENCE = 5.0  # seconds for which a worker that is to end goes on trying to write outcomes while Redis is away
 
 _at_work: WeakKeyDictionary[asyncio.AbstractEventLoop, WeakSet[Exchange]] = WeakKeyDictionary()
 """The exchanges of the workers on each loop: a task of one may block the others."""
@@ -77,7 +78,8 @@ class Exchange:
         self._is_free: Callable[[], bool] = lambda: True
         self._outbox: list[Settlement] = []
         self._calls: deque[_Call] = deque()
-        self._backlog = self._away = self._doubtful = False
+        self._backlog = self._doubtful = False
+        self._away_since: float | None = None
         self._sent_again: set[str] = set()
         self._seen_updates = 0
         self._compared_at = 0.0
@@ -193,9 +195,9 @@ class Exchange:
             if self._doubtful:
                 await self._put_back_unknown()
             step = await self._queue.advance(self._worker, settlements, want)
-            if self._away:
+            if self._away_since is not None:
                 events.broker_back(f"worker {self._worker}")
-                self._away = False
+                self._away_since = None
         except BaseException as error:
             # They may not have been written, and the call may have claimed jobs that we have not heard of.
             self._doubtful = True
@@ -224,10 +226,11 @@ class Exchange:
         self._compared_at = asyncio.get_running_loop().time()
 
     async def _pause(self, error: BaseException) -> None:
-        if not self._away:
+        now = asyncio.get_running_loop().time()
+        if self._away_since is None:
             events.broker_lost(f"worker {self._worker}", error)
-            self._away = True
-        patient = self._outbox and self._pause_seconds < LONGEST_PAUSE
+            self._away_since = now
+        patient = self._outbox and now - self._away_since < PATIENCE
         if self.stop.is_set() and not self._running and not patient:
             self._outbox.clear()  # Redis does not come back in time; the lease will hand the jobs back
             self._doubtful = False

@@ -56,6 +56,25 @@ async def is_armed(worker: Worker) -> bool:
     return ahead is not None and not ahead.done() and bool(await blocked(worker.queue))
 
 
+class TestOutage:
+    async def test_a_worker_hears_within_a_second_that_redis_is_back(
+        self, exchange: Exchange, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """However long it was away; at first it asks more often."""
+        exchange._queue = Queue.from_url("unix:///nowhere/broker.sock", settings=settings)
+        pauses: list[float] = []
+
+        async def passes(seconds: float) -> None:
+            pauses.append(seconds)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(asyncio, "sleep", passes)
+            for _ in range(100):
+                assert await exchange._advance([], 1) is None
+        assert pauses == sorted(pauses)
+        assert (pauses[0], pauses[-1]) == (0.1, 1.0)
+
+
 class TestAhead:
     async def test_an_idle_worker_gets_a_job_without_asking_for_it(
         self, queue: Queue, producer: Queue, registry: Registry, monkeypatch: pytest.MonkeyPatch
