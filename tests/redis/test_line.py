@@ -29,6 +29,12 @@ from knapsaq.redis.connection import open_redis
 from knapsaq.redis.line import Line, shared_line
 
 
+async def turns(number: int) -> None:
+    """Let the loop turn so often."""
+    for _ in range(number):
+        await asyncio.sleep(0)
+
+
 class TestOrder:
     @on_each_loop
     async def test_each_caller_gets_its_own_reply(self, site: Site) -> None:
@@ -99,13 +105,11 @@ class TestOrder:
 class TestPatience:
     @pytest.mark.parametrize("kind", ["stopped", "paused"])
     @on_each_loop
-    async def test_a_server_that_does_not_answer_costs_at_most_twice_the_patience(self, site: Site, kind: str) -> None:
-        """Whoever waits gets redis-py's TimeoutError, whenever the server was heard last."""
+    async def test_a_server_that_does_not_answer_costs_the_patience(self, site: Site, kind: str) -> None:
+        """Whoever waits gets redis-py's TimeoutError, and not before it; then the line is of use again."""
         async with open_line(site.named_url, PATIENCE) as line:
             loop = asyncio.get_running_loop()
-            await line.execute("ECHO", "the patience begins here")
-            await asyncio.sleep(PATIENCE * 0.8)
-            await line.execute("ECHO", "heard just before its end")
+            await line.execute("ECHO", "heard")
             with site.silent() if kind == "stopped" else contextlib.nullcontext():
                 if kind == "paused":
                     site.admin.client_pause(int(PATIENCE * 2500))
@@ -114,9 +118,59 @@ class TestPatience:
                 for call in calls:
                     with pytest.raises(exceptions.TimeoutError, match=f"{PATIENCE:g} s"):
                         await call
-                assert PATIENCE * 0.99 <= loop.time() - begun <= PATIENCE * 2 + SLACK
+                assert PATIENCE * 0.99 <= loop.time() - begun <= PATIENCE * 1.1 + SLACK
             site.admin.client_unpause()
             assert await line.execute("ECHO", "again") == b"again"
+
+    @pytest.mark.parametrize("busy", [True, False])
+    @pytest.mark.parametrize("heard", [0.0, 0.05, 0.95, 5.0, 9.95])
+    async def test_whenever_it_was_heard_last_it_costs_at_most_a_tenth_more(
+        self, site: Site, monkeypatch: pytest.MonkeyPatch, heard: float, busy: bool
+    ) -> None:
+        """Of ten seconds at most eleven, counted from the command that waits first, and never less than ten."""
+        loop, moved = asyncio.get_running_loop(), 0.0
+        now = loop.time()
+        monkeypatch.setattr(loop, "time", lambda: now + moved)
+
+        async def move(seconds: float) -> None:
+            nonlocal moved
+            moved += seconds
+            await turns(3)
+
+        async with open_line(site.named_url) as line:
+            await line.execute("ECHO", "the first look is now")
+            for _ in range(round(heard / 0.05)):
+                await move(0.05)
+                await line.execute("ECHO", "busy") if busy else None
+            await line.execute("ECHO", "heard last")
+            with site.silent():
+                call = asyncio.ensure_future(line.execute("INCR", "counted"))
+                waited = 0.0
+                while not call.done() and waited < 25:
+                    await move(0.05)
+                    waited += 0.05
+                with pytest.raises(exceptions.TimeoutError, match="10 s"):
+                    await call
+            assert 9.95 <= waited <= 11.05
+
+    async def test_a_loop_that_was_blocked_does_not_cut_a_server_that_answers(
+        self, site: Site, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What the server has said meanwhile is heard first, though the patience is over."""
+        loop, moved = asyncio.get_running_loop(), 0.0
+        now = loop.time()
+        monkeypatch.setattr(loop, "time", lambda: now + moved)
+        async with open_line(site.named_url) as line:
+            before = await identity(line)
+            moved += 30.0
+            await turns(3)
+            with site.silent():
+                call = asyncio.ensure_future(line.execute("ECHO", "late"))
+                await turns(3)
+                moved += 60.0
+                await turns(3)
+            assert await call == b"late"
+            assert await identity(line) == before
 
     @on_each_loop
     async def test_connecting_to_a_server_that_does_not_answer_ends_too(self, site: Site) -> None:

@@ -8,7 +8,7 @@ Invariants, each a test in ``tests/redis/test_line.py``:
 
 * a command is sent once; nobody repeats it when the reply is lost, as the server may have run it;
 * a caller that is cancelled disturbs no other: its reply is dropped when it comes;
-* a server that does not answer costs at most twice the patience;
+* a server that does not answer costs the patience and at most a tenth more;
 * after a cut the next command connects again.
 """
 
@@ -31,6 +31,8 @@ from knapsaq.batching import being_cancelled
 from knapsaq.redis.cluster import ELSEWHERE, elsewhere, is_lasting
 
 COMMAND_TIMEOUT = 10.0
+LOOKS = 10
+"""How often, in the length of the patience, a connection is looked at that somebody waits for."""
 CUT = "the connection to the server was cut"
 CLOSED = "the connection was closed"
 
@@ -160,6 +162,8 @@ class _Wire(asyncio.Protocol):
         self._patience = patience
         self._timer: asyncio.TimerHandle | None = None
         self._heard = 0
+        self._seen: tuple[asyncio.Future[Any], int] | None = None
+        self._looks = 0
 
     def write(self, command: bytes) -> None:
         if self.closed:  # it was cut between its handshake and its first command
@@ -175,7 +179,7 @@ class _Wire(asyncio.Protocol):
         reply = self.loop.create_future()
         self._waiting.append(reply)
         if self._timer is None:
-            self._timer = self.loop.call_later(self._patience, self._check, self._heard)
+            self._look()
         return reply
 
     def data_received(self, data: bytes) -> None:
@@ -218,14 +222,19 @@ class _Wire(asyncio.Protocol):
         if self.on_cut is not None:
             self.on_cut()
 
-    def _check(self, heard: int) -> None:
-        self._timer = None
+    def _look(self) -> None:
+        """See whether the oldest request still waits in silence; one timer does for all of them."""
         if not self._waiting:
+            self._timer = self._seen = None
             return
-        if self._heard == heard:
+        seen = (self._waiting[0], self._heard)
+        # Looks are counted, not seconds: a loop that was blocked has not heard what has come meanwhile.
+        self._looks = self._looks + 1 if seen == self._seen else 0
+        self._seen = seen
+        if self._looks >= LOOKS:
             self.close(RedisTimeoutError(f"no reply within {self._patience:g} s"))
             return
-        self._timer = self.loop.call_later(self._patience, self._check, self._heard)
+        self._timer = self.loop.call_later(self._patience / LOOKS, self._look)
 
 
 def text(raw: bytes) -> str:
