@@ -47,6 +47,7 @@ from knapsaq.job_errors import (
     JobExpiredError,
     JobFailedError,
     JobMissingError,
+    JobNotEndedError,
     JobRevokedError,
     ResultError,
 )
@@ -72,6 +73,7 @@ from knapsaq.workflow_errors import (
     WorkflowError,
     WorkflowFailedError,
     WorkflowMissingError,
+    WorkflowNotEndedError,
     WorkflowRevokedError,
 )
 
@@ -98,6 +100,7 @@ __all__ = [
     "JobExpiredError",
     "JobFailedError",
     "JobMissingError",
+    "JobNotEndedError",
     "JobRevokedError",
     "KnapsaqError",
     "LineageFilter",
@@ -149,6 +152,7 @@ __all__ = [
     "WorkflowFailedError",
     "WorkflowJob",
     "WorkflowMissingError",
+    "WorkflowNotEndedError",
     "WorkflowRevokedError",
     "WorkflowStatus",
     "bound_headers",

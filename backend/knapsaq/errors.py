@@ -28,6 +28,8 @@
     ├── SoftTimeLimitExceeded       it is about to; raised inside the task
     ├── TaskProcessError            a task raised in a process; raised inside the worker
     ├── ProcessDiedError            a task's process died under it; likewise
+    ├── JobNotEndedError            a job that was waited for goes on; a TimeoutError too
+    ├── WorkflowNotEndedError       likewise a workflow
     ├── BatchResultError            a task with batch=... returned no result for each call; likewise
     ├── WorkflowError               what a workflow can end with
     │   ├── WorkflowFailedError     with every failed node and its error

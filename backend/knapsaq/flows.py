@@ -40,6 +40,7 @@ from knapsaq.workflow_errors import (
     WorkflowError,
     WorkflowFailedError,
     WorkflowMissingError,
+    WorkflowNotEndedError,
     WorkflowRevokedError,
 )
 
@@ -93,12 +94,15 @@ class Flow:
     async def wait(self, timeout: float | None) -> Any:
         """Return its result once it has ended; see ``WorkflowJob.wait``."""
         with given_up():
-            async with asyncio.timeout(timeout):
-                while True:
-                    if await self._ended():
-                        with suppress(*AWAY):
-                            return await self._result()
-                    await asyncio.sleep(LOOK_PAUSE)  # Redis is away; the workflow is not lost for that
+            try:
+                async with asyncio.timeout(timeout):
+                    while True:
+                        if await self._ended():
+                            with suppress(*AWAY):
+                                return await self._result()
+                        await asyncio.sleep(LOOK_PAUSE)  # Redis is away; the workflow is not lost for that
+            except TimeoutError:
+                raise WorkflowNotEndedError(self.id, timeout or 0.0) from None
 
     async def _result(self) -> Any:
         snapshot = await self._snapshot()

@@ -167,7 +167,7 @@ class Job(SaqJob, Generic[R]):
             JobExpiredError: Likewise, as no worker has started it in time.
             JobMissingError: It is not in Redis any more; keep results longer with ``ttl``.
             ResultError: It is done, but what it returned could not be stored or does not fit the annotation.
-            TimeoutError: Not ended yet. The job goes on; call again.
+            JobNotEndedError: Not ended yet, a ``TimeoutError`` too. The job goes on; call again.
         """
         reader = cast("ResultReader", self.get_queue())
         await reader.wait_ended(self, timeout)

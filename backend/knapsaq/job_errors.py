@@ -49,6 +49,22 @@ class ResultError(JobError):
         return f"job {self.key} of task {self.task!r} is done, but its result is not to be had: {self.error}"
 
 
+class JobNotEndedError(KnapsaqError, TimeoutError):
+    """The job was waited for in vain, and goes on; ``status`` is empty where Redis gave no answer."""
+
+    def __init__(self, task: str, key: str, seconds: float, status: str) -> None:
+        super().__init__()  # an OSError would make a file's name of the third
+        self.task, self.key, self.seconds, self.status = task, key, seconds, status
+        self.args = (task, key, seconds, status)
+
+    def __str__(self) -> str:
+        stands = f"it is {self.status}" if self.status else "Redis does not say how it stands"
+        return (
+            f"job {self.key} of task {self.task!r} has not ended within {self.seconds:g} s: {stands}; it goes on. "
+            f"Wait for it again; `await job.why()` and `knapsaq why {self.key}` tell what it waits for"
+        )
+
+
 class DuplicateJobError(KnapsaqError):
     """A job that is to be unique was enqueued again; ``key`` is the job that there is, and nothing was queued."""
 

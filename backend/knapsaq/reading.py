@@ -29,7 +29,7 @@ from knapsaq.batching import Batcher
 from knapsaq.errors import BrokerError
 from knapsaq.explaining import ExplainingQueue
 from knapsaq.job import Job, Update
-from knapsaq.job_errors import JobMissingError
+from knapsaq.job_errors import JobMissingError, JobNotEndedError
 from knapsaq.looking import ALL_PLACES, Counts, LookingQueue
 from knapsaq.redis.connection import broker_errors
 from knapsaq.slots import given_up
@@ -40,6 +40,7 @@ READ_A_CALL = 1000
 COUNTED = tuple(field.name for field in dataclasses.fields(Counts))
 AWAY = (RedisConnectionError, RedisTimeoutError, OSError)
 LOOK_PAUSE = 0.5  # seconds between two attempts to reach Redis
+GONE = "its record is gone; keep it longer with ttl"
 GOING_ON = frozenset(status.value.encode() for status in Status if status not in TERMINAL_STATUSES)
 NO_END = GOING_ON | {b""}
 
@@ -151,14 +152,31 @@ class ReadingQueue(LookingQueue, ExplainingQueue):
         """Return when the job has ended, with ``job`` brought up to date.
 
         Raises:
-            TimeoutError: It has not ended in time.
+            JobNotEndedError: It has not ended in time.
             JobMissingError: It is not in Redis any more.
         """
         with given_up():
-            async with asyncio.timeout(timeout):
-                while not await self._ended(job):  # noqa: ASYNC110 - an outage has no event to wait for
-                    # Redis is away; the job is not lost for that.
-                    await asyncio.sleep(LOOK_PAUSE)
+            try:
+                async with asyncio.timeout(timeout):
+                    while not await self._ended(job):  # noqa: ASYNC110 - an outage has no event to wait for
+                        # Redis is away; the job is not lost for that.
+                        await asyncio.sleep(LOOK_PAUSE)
+            except TimeoutError:
+                answered = await self._look_again(job)
+                if not (answered and job.ended):
+                    status = job.status.value if answered else ""
+                    raise JobNotEndedError(job.function, job.key, timeout or 0.0, status) from None
+
+    async def _look_again(self, job: Job[Any]) -> bool:
+        """Bring a job up to date that was waited for in vain; False if Redis does not answer at once."""
+        with suppress(BrokerError, RedisError, OSError):
+            async with asyncio.timeout(LOOK_PAUSE):
+                stored = await self.job(job.key)
+            if stored is None:
+                raise JobMissingError(job.function, job.key, GONE)
+            job.replace(stored)
+            return True
+        return False
 
     async def _ended(self, job: Job[Any]) -> bool:
         """Return True when the job has ended, False if Redis went away meanwhile."""
@@ -169,7 +187,7 @@ class ReadingQueue(LookingQueue, ExplainingQueue):
                 while True:
                     stored = await self.job(job.key)
                     if stored is None:
-                        raise JobMissingError(job.function, job.key, "its record is gone; keep it longer with ttl")
+                        raise JobMissingError(job.function, job.key, GONE)
                     if stored.ended:
                         job.replace(stored)
                         return True
@@ -256,7 +274,7 @@ def _seen(job: Job[Any], stored: Job[Any] | None, said: bytes) -> Update:
         job.status = Status(said.decode())
         job.progress = 1.0 if job.status is Status.COMPLETE else job.progress
         return job.as_update
-    raise JobMissingError(job.function, job.key, "its record is gone; keep it longer with ttl")
+    raise JobMissingError(job.function, job.key, GONE)
 
 
 async def _last_word(news: News, said: bytes) -> bytes:

@@ -84,7 +84,7 @@ class WorkflowJob:
             WorkflowFailedError: It has failed; ``.failures`` names each node that did, with its task and error.
             WorkflowRevokedError: Somebody revoked it.
             WorkflowMissingError: It is not in Redis any more; keep it longer with ``ttl``.
-            TimeoutError: Not ended yet. The workflow goes on; call again.
+            WorkflowNotEndedError: Not ended yet, a ``TimeoutError`` too. The workflow goes on; call again.
         """
         return await self._reader.wait(timeout)
 

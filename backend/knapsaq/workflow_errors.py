@@ -71,6 +71,20 @@ class WorkflowRevokedError(WorkflowError):
         return f"workflow {self.workflow} was revoked: {self.reason}"
 
 
+class WorkflowNotEndedError(KnapsaqError, TimeoutError):
+    """The workflow was waited for in vain, and goes on."""
+
+    def __init__(self, workflow: str, seconds: float) -> None:
+        super().__init__(workflow, seconds)
+        self.workflow, self.seconds = workflow, seconds
+
+    def __str__(self) -> str:
+        return (
+            f"workflow {self.workflow} has not ended within {self.seconds:g} s; it goes on. Wait for it again; its "
+            f"status() tells how each node stands, and why(node) what one waits for"
+        )
+
+
 class WorkflowMissingError(WorkflowError):
     """The workflow is not in Redis (any more)."""
 

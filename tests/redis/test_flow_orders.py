@@ -20,6 +20,7 @@ from knapsaq import (
     WorkflowFailedError,
     WorkflowJob,
     WorkflowMissingError,
+    WorkflowNotEndedError,
     WorkflowRevokedError,
     chain,
     chord,
@@ -227,8 +228,9 @@ class TestEnds:
     async def test_waiting_has_an_end_of_its_own(self, queue: Queue, one: AnyTask) -> None:
         """The workflow goes on."""
         flow = await (one.s(1) | one.s()).enqueue()
-        with pytest.raises(TimeoutError):
+        with pytest.raises(TimeoutError, match=f"workflow {flow.id} has not ended within 0.05 s; it goes on") as caught:
             await flow.wait(0.05)
+        assert isinstance(caught.value, WorkflowNotEndedError)
         await give_results(queue, 1, 2)
         assert await flow.wait(5) == 2
 

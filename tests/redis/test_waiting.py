@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support import eventually
+from tests.support import Server, eventually
 
-from knapsaq import Job, JobMissingError, Queue, Task
+from knapsaq import Job, JobMissingError, JobNotEndedError, Queue, Registry, Settings, Task, connect
 from knapsaq.outcomes import Succeeded
 from knapsaq.testing import running_worker
 
@@ -65,6 +66,55 @@ class TestWait:
         await eventually(lambda: channels(queue))
         await end(queue, job)
         assert await patient == "done"
+
+    @pytest.mark.parametrize("status", ["queued", "active"])
+    async def test_who_waits_in_vain_is_told_what_for(
+        self, queue: Queue, echo: Task[..., Any, Any], status: str
+    ) -> None:
+        """Task, key, how long and how the job stands, as facts and in words, with what to do; it is a TimeoutError."""
+        job = await echo.enqueue(text="hi")
+        if status == "active":
+            [claim] = await queue.claim(1, worker="by hand")
+            stamp = queue.stamp(claim)
+            assert stamp is not None
+            await queue.advance("by hand", [stamp], 0)
+        with pytest.raises(TimeoutError) as caught:
+            await job.wait(0.01)
+        error = caught.value
+        assert isinstance(error, JobNotEndedError)
+        assert error.args == ("echo", job.key, 0.01, status)
+        assert str(error) == (
+            f"job {job.key} of task 'echo' has not ended within 0.01 s: it is {status}; it goes on. Wait for it again; "
+            f"`await job.why()` and `knapsaq why {job.key}` tell what it waits for"
+        )
+        assert job.status.value == status
+
+    async def test_what_has_ended_as_the_time_is_over_counts(
+        self, queue: Queue, echo: Task[..., Any, Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A last look takes the result, should its push be late."""
+        job = await echo.enqueue(text="hi")
+        waiting = asyncio.create_task(job.wait(0.3))
+        await eventually(lambda: channels(queue))
+        monkeypatch.setattr(queue._pushes, "_take", lambda _push: None)
+        queue._pushes._line._wire.on_push = queue._pushes._take  # type: ignore[union-attr]
+        await end(queue, job)
+        assert await waiting == "done"
+
+    async def test_without_redis_the_time_is_over_all_the_same(self, tmp_path: Path, settings: Settings) -> None:
+        """How the job stands is not known then, and nobody waits for that."""
+        server = Server(tmp_path / "server")
+        registry = Registry()
+
+        @registry.task
+        async def anything() -> None: ...
+
+        async with connect(settings.with_values(broker_url=server.start()), registry=registry):
+            job = await anything.enqueue()
+            server.kill()
+            with pytest.raises(JobNotEndedError, match=r"within 0\.01 s: Redis does not say how it stands; it goes on"):
+                await job.wait(0.01)
+        server.stop()
 
     async def test_many_that_begin_to_wait_at_once_subscribe_together(
         self, queue: Queue, echo: Task[..., Any, Any]

@@ -18,7 +18,7 @@ from knapsaq.codec import to_json_types
 from knapsaq.definitions import bound
 from knapsaq.errors import InvalidArgumentsError
 from knapsaq.job import Job
-from knapsaq.job_errors import JobError
+from knapsaq.job_errors import JobError, JobNotEndedError
 from knapsaq.task import Task
 
 FOR_EVER = "for ever"
@@ -143,8 +143,8 @@ async def _enqueue(
 async def _print_result(job: Job[Any], limit: float) -> int:
     try:
         result = await job.wait(None if math.isinf(limit) else limit)
-    except TimeoutError:
-        note(f"job {job.key} has not ended within {limit:g} s; it goes on")
+    except JobNotEndedError as error:
+        note(str(error))
         return 1
     except JobError as error:
         if error.error.strip():
