@@ -41,6 +41,9 @@ from knapsaq.timing import now_ms
 CRASH_LIMIT = 3
 """How many workers may die over a job before it counts as their murderer and fails."""
 
+DIED = "the worker that ran it died"
+"""How the reason of such a death begins."""
+
 Clock = Callable[[], int]
 """Returns milliseconds since 1970."""
 

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from knapsaq.claims import ClaimingQueue
+from saq.job import Status
+
+from knapsaq.claims import DIED, ClaimingQueue
 from knapsaq.errors import OptionError
 from knapsaq.job import META_KEY, PROGRESS, UNKNOWN_SINCE, Job
 from knapsaq.redis import scripts
@@ -31,6 +33,8 @@ class DeadJob:
         payload: Its record as it was.
         died_at: When it died.
         history: The deaths of workers that ran it, oldest first.
+        attempts: How many attempts were begun, 0 where the record cannot be read. One whose worker died is run again
+            as the same attempt: it is one, however many died over it.
     """
 
     key: str
@@ -39,6 +43,12 @@ class DeadJob:
     payload: bytes
     died_at: datetime
     history: tuple[str, ...]
+    attempts: int
+
+    @property
+    def crashes(self) -> int:
+        """How many workers died while they ran it."""
+        return len(self.history)
 
 
 class DeadLetters:
@@ -119,11 +129,15 @@ class DeadLetters:
         why, *deaths = reason.decode(errors="backslashreplace").split("\n")
         history = tuple(_death(line) for line in deaths if line)
         died_at = from_ms(int(min(max(died_ms, 0), LATEST_MS)))
-        return DeadJob(self._key(job_id), self._function(record), why, record, died_at, history)
+        job = self._readable(record)
+        function, attempts = (job.function, job.attempts) if job else (None, 0)
+        # The record does not have an attempt that began after it was written, if that has killed its worker soon.
+        attempts += job is not None and job.status is not Status.ACTIVE and why.startswith(DIED)
+        return DeadJob(self._key(job_id), function, why, record, died_at, history, attempts)
 
-    def _function(self, record: bytes) -> str | None:
+    def _readable(self, record: bytes) -> Job[Any] | None:
         try:
-            return Job.from_record(self._queue.load(record)).function
+            return Job.from_record(self._queue.load(record))
         except Exception:  # noqa: BLE001 - whatever the bytes are
             return None
 

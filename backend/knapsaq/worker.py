@@ -29,7 +29,7 @@ from saq.worker import ensure_coroutine_function_many
 from knapsaq import events
 from knapsaq.aftermath import Aftermath
 from knapsaq.batching import call_in
-from knapsaq.claims import CRASH_LIMIT, Advance, Claim, Settlement
+from knapsaq.claims import CRASH_LIMIT, DIED, Advance, Claim, Settlement
 from knapsaq.context import Context
 from knapsaq.exchange import Exchange
 from knapsaq.executor import Executor
@@ -259,7 +259,8 @@ class Worker(SaqWorker[Any]):
         if crashes := claim.crashes:
             job.alone = crashes == CRASH_LIMIT - 1  # its last chance; who ends a process does not take a batch along
             if crashes >= CRASH_LIMIT:
-                self._end_unstarted(claim, Dead(f"the worker that ran it died {crashes} times"))
+                job.attempts += job.status is not Status.ACTIVE  # the last one, if its worker died before it was shown
+                self._end_unstarted(claim, Dead(f"{DIED} {crashes} times"))
                 return
         # Also where this machine's clock is behind: Redis has held one that is over to no limit.
         if job.meta and (reason := job.expired(max(self.queue.now_ms(), claim.since_ms))):

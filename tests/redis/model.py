@@ -38,11 +38,6 @@ class Hold:
     copy: Record
     deaths: int
 
-    @property
-    def is_doomed(self) -> bool:
-        """Whether so many workers have died over the job that this one does not begin it."""
-        return self.deaths >= CRASH_LIMIT
-
 
 @dataclass(frozen=True)
 class Letter:
@@ -120,7 +115,7 @@ class Model:
     def hold(self, key: str, worker: str, token: str) -> Hold:
         """Note who has a job that ``advance`` gave out, and what the worker makes of it when it begins."""
         copy, deaths = self.records[key], self.deaths.get(key, 0)
-        if deaths < CRASH_LIMIT and copy.status != "active":  # else its worker died, which spends no attempt
+        if copy.status != "active":  # else its worker died, which spends no attempt
             copy = replace(copy, attempts=copy.attempts + 1)
         hold = self.held[key] = Hold(worker, token, copy, deaths)
         return hold

@@ -325,8 +325,7 @@ class QueueMachine(RuleBasedStateMachine):
             assert claim.token not in self.tokens, "a token was given twice"
             hold: Hold = self.model.hold(claim.job.key, worker, claim.token)
             job = claim.job
-            if not hold.is_doomed:
-                job.attempts += job.status != "active"
+            job.attempts += job.status != "active"
             assert claim.crashes == hold.deaths
             assert (job.attempts, job.result, job.error) == (hold.copy.attempts, hold.copy.result, hold.copy.error)
             self.claims[job.key] = claim

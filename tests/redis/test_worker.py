@@ -17,10 +17,12 @@ from tests.support import Proxy, Server, ended, eventually, left_behind, lists, 
 
 from knapsaq import Client, Job, Queue, Registry, Settings, connect
 from knapsaq.claims import CRASH_LIMIT
+from knapsaq.outcomes import Retried
 from knapsaq.process import run_workers
 from knapsaq.redis.scripts import advance
 from knapsaq.registry import AnyTask
 from knapsaq.testing import ManualClock, running_worker
+from knapsaq.upkeep import Rescuer
 from knapsaq.worker import Worker
 
 
@@ -564,6 +566,32 @@ class TestCrashes:
         assert f"died {CRASH_LIMIT} times" in (job.error or "")
         assert gate.begun == []
         assert await left_behind(queue) == []
+
+    @pytest.mark.parametrize("shown", [True, False])
+    @pytest.mark.parametrize("failed", [0, 2])
+    async def test_a_dead_letter_has_the_attempts_that_were_begun_and_the_crashes(
+        self, queue: Queue, gate: Gate, shown: bool, failed: int
+    ) -> None:
+        """Also where no worker lived long enough to show the job as active; a crash is no further attempt."""
+        job = await queued(queue, "held", retries=5)
+        redis: Any = queue.redis
+        for _ in range(failed):
+            [claim] = await queue.claim(1, worker="well")
+            claim.job.attempts += 1
+            await queue.settle(claim, Retried("no luck", 0), worker="well")
+        for number in range(CRASH_LIMIT):
+            [claim] = await queue.claim(1, worker=f"dead{number}")
+            claim.job.attempts += claim.job.status is not Status.ACTIVE
+            stamp = queue.stamp(claim)
+            assert stamp is not None
+            await queue.advance(f"dead{number}", [stamp] if shown else [], 0)
+            await redis.zadd(queue.keys.leases, {f"dead{number}": 1})
+            assert await Rescuer(queue).run_once() == 1
+        async with working(queue):
+            await ended(job)
+        assert (job.status, job.attempts) == (Status.FAILED, failed + 1)
+        [letter] = await queue.dead()
+        assert (letter.attempts, letter.crashes) == (failed + 1, CRASH_LIMIT)
 
 
 @pytest.fixture

@@ -24,12 +24,13 @@ from knapsaq.timing import from_ms
 
 PLACES = ("queued", "active", "scheduled", "parked", "dead")
 SHOWN_JOBS = 50
-COLUMNS = {
-    "active": ("worker", "Worker"),
-    "scheduled": ("due", "Due"),
-    "parked": ("why", "Why"),
-    "dead": ("why", "Why"),
+COLUMNS: dict[str, tuple[tuple[str, str], ...]] = {
+    "active": (("worker", "Worker"),),
+    "scheduled": (("due", "Due"),),
+    "parked": (("why", "Why"),),
+    "dead": (("attempts", "Attempts"), ("crashes", "Crashes"), ("why", "Why")),
 }
+"""What the jobs of a place have beside what all have: the field of a row, and its title."""
 SINCE = {"active": "Started", "dead": "Died"}
 LANES = {"r": "the rate limit {!r}", "c": "a slot of {!r}", "s": "the end of a strike"}
 UNITS = (("d", 86_400), ("h", 3600), ("min", 60))
@@ -59,6 +60,8 @@ class Row:
     worker: str | None = None
     lane: str | None = None
     why: str | None = None
+    attempts: int | None = None
+    crashes: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,7 +169,15 @@ def lane_words(lane: str) -> str:
 async def _rows(queue: Queue, place: str, limit: int) -> list[Row]:
     if place == "dead":
         return [
-            Row(key=one.key, task=one.function, queue=queue.name, since=one.died_at, why=one.reason)
+            Row(
+                key=one.key,
+                task=one.function,
+                queue=queue.name,
+                since=one.died_at,
+                why=one.reason,
+                attempts=one.attempts,
+                crashes=one.crashes,
+            )
             for one in await queue.dead(limit=limit)
         ]
     found = await queue.open_jobs(cast("Place", place), limit=limit)
@@ -218,18 +229,11 @@ def _print_standings(standings: Sequence[Standing]) -> None:
 
 def _print_rows(place: str, rows: Sequence[Row], standings: Sequence[Standing]) -> None:
     if rows:
-        field, title = COLUMNS.get(place, (None, None))
-        table = Table("Key", "Task", "Queue", SINCE.get(place, "Since"), *([title] if title else []))
+        columns = COLUMNS.get(place, ())
+        table = Table("Key", "Task", "Queue", SINCE.get(place, "Since"), *(title for _, title in columns))
         for row in rows:
-            last = getattr(row, field) if field else None
-            shown = _moment(last) if isinstance(last, datetime) else last or ""
-            cells = (
-                row.key,
-                row.task or "(cannot be read)",
-                row.queue,
-                _moment(row.since),
-                *([shown] if title else []),
-            )
+            further = (_cell(getattr(row, field)) for field, _ in columns)
+            cells = (row.key, row.task or "(cannot be read)", row.queue, _moment(row.since), *further)
             table.add_row(*map(Text, cells))
         output().print(table)
     else:
@@ -237,6 +241,11 @@ def _print_rows(place: str, rows: Sequence[Row], standings: Sequence[Standing]) 
     for one in standings:
         shown, there = sum(row.queue == one.name for row in rows), getattr(one.counts, place)
         click.echo(one.numbers + (f"; {jobs(shown)} shown" if shown < there else ""))
+
+
+def _cell(value: datetime | int | str | None) -> str:
+    """Return a field of a row in words."""
+    return "" if value is None else _moment(value) if isinstance(value, datetime) else str(value)
 
 
 def _moment(moment: datetime | None) -> str:
