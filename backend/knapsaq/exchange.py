@@ -7,6 +7,7 @@ Invariants, each a test in ``tests/redis/test_exchange.py``, ``test_worker.py`` 
 
 * a worker never asks for more jobs than it has room for, calls on their way included;
 * an outcome is kept until Redis has it, also through an outage;
+* of an outcome that Redis has nobody is told that it was lost, and of one that it has not somebody is;
 * jobs that a call claimed but whose reply was lost are put back;
 * a job that was claimed ahead never waits for another job of its worker.
 """
@@ -16,7 +17,9 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
 from redis.exceptions import RedisError
@@ -80,7 +83,7 @@ class Exchange:
         self._calls: deque[_Call] = deque()
         self._backlog = self._doubtful = False
         self._away_since: float | None = None
-        self._sent_again: set[str] = set()
+        self._sent_again: set[tuple[str, str]] = set()  # job and head of what may have been written before
         self._seen_updates = 0
         self._compared_at = 0.0
         self._pause_seconds = FIRST_PAUSE
@@ -202,25 +205,44 @@ class Exchange:
             # They may not have been written, and the call may have claimed jobs that we have not heard of.
             self._doubtful = True
             self._outbox = settlements + self._outbox
-            self._sent_again.update(settlement.job_id for settlement in settlements)
+            self._sent_again.update((settlement.job_id, settlement.head) for settlement in settlements)
             if not isinstance(error, (RedisError, OSError)):
                 raise
             await self._pause(error)
             return None
         self._pause_seconds = FIRST_PAUSE
-        for settlement, written in zip(settlements, step.settled, strict=True):
-            # One that is refused the second time has been written the first time, as a rule.
-            if not written and settlement.verb != "stamp" and settlement.job_id not in self._sent_again:
-                events.claim_lost(settlement.job_id)
+        pairs = zip(settlements, step.settled, strict=True)
+        refused = [settlement for settlement, written in pairs if not written and settlement.verb != "stamp"]
+        if refused:
+            await self._tell_refused(refused)
         if self._sent_again:
-            self._sent_again.difference_update(settlement.job_id for settlement in settlements)
+            self._sent_again.difference_update((settlement.job_id, settlement.head) for settlement in settlements)
         return step
+
+    async def _tell_refused(self, refused: list[Settlement]) -> None:
+        """Tell which outcomes are lost. What was sent again may have been refused as it was written the first time.
+
+        Where that was to put a job back, it waits again in either case; of an end the record tells.
+        """
+        ends: list[Settlement] = []
+        for settlement in refused:
+            if (settlement.job_id, settlement.head) not in self._sent_again:
+                events.claim_lost(settlement.job_id)
+            elif settlement.verb.startswith(("finish", "bury")) and settlement.number >= 0:
+                ends.append(settlement)
+        redis: Any = self._queue.redis
+        with suppress(RedisError, OSError):
+            records = await redis.mget([settlement.job_id for settlement in ends]) if ends else ()
+            for settlement, record in zip(ends, records, strict=True):
+                if record not in (None, _record(settlement)):  # one that is gone had ended
+                    events.claim_lost(settlement.job_id)
 
     async def _put_back_unknown(self) -> None:
         """Look which claims the worker has without knowing; before it claims more, as lost replies may go on."""
         # Where an outcome of the same claim is on its way, that is written and this one refused.
-        lost = await self._queue.unknown_claims(self._worker, self._running.keys())
-        self._sent_again.update(settlement.job_id for settlement in lost)
+        found = await self._queue.unknown_claims(self._worker, self._running.keys())
+        lost = [one for one in found if (one.job_id, one.head) not in self._sent_again]  # else it is on its way already
+        self._sent_again.update((settlement.job_id, settlement.head) for settlement in lost)
         self._outbox += lost
         self._doubtful = False
         self._compared_at = asyncio.get_running_loop().time()
@@ -233,6 +255,15 @@ class Exchange:
         patient = self._outbox and now - self._away_since < PATIENCE
         if self.stop.is_set() and not self._running and not patient:
             self._outbox.clear()  # Redis does not come back in time; the lease will hand the jobs back
+            self._sent_again.clear()
             self._doubtful = False
         await asyncio.sleep(self._pause_seconds)
         self._pause_seconds = min(self._pause_seconds * 2, LONGEST_PAUSE)
+
+
+def _record(end: Settlement) -> bytes:
+    """Return what is kept of a job that ends, without the reason of its death and what its workflow gets to know."""
+    payload = end.payload.encode() if isinstance(end.payload, str) else end.payload
+    verb, _, told = end.verb.partition("/")
+    payload = payload[: int(told[1:])] if told else payload
+    return payload.partition(b"\n")[2] if verb == "bury" else payload

@@ -9,17 +9,20 @@ from typing import Any
 
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 from saq.job import Status
 from saq.queue.redis import RedisQueue
 from tests.support import ended, eventually, working
 
 from knapsaq import BrokerError, Context, JobMissingError, JobRevokedError, Queue, Registry, Settings, Task
 from knapsaq.deadline import Deadline
-from knapsaq.outcomes import Aborted, Succeeded
+from knapsaq.exchange import Exchange
+from knapsaq.outcomes import Aborted, Dead, Succeeded
 from knapsaq.redis.connection import open_redis
 from knapsaq.running import OVERDUE_SECONDS, Running
 from knapsaq.testing import ManualClock
 from knapsaq.upkeep import Rescuer
+from knapsaq.wakeup import Wakeup
 
 AnyTask = Task[..., Any, Any]
 
@@ -322,3 +325,46 @@ class TestHarmless:
 async def _status(queue: Queue, key: str, status: Status) -> bool:
     job = await queue.job(key)
     return job is not None and job.status is status
+
+
+class TestSentAgain:
+    @pytest.mark.parametrize("kind", ["alone", "dead", "of a workflow"])
+    @pytest.mark.parametrize("fate", ["its reply was lost", "another has run it", "another runs it"])
+    async def test_whether_an_outcome_is_lost_is_told_as_it_is(
+        self,
+        queue: Queue,
+        echo: AnyTask,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+        *,
+        fate: str,
+        kind: str,
+    ) -> None:
+        """Sent again it is refused: nobody is told where Redis has it, somebody where another worker has the job."""
+        await ((echo.s(text="hi") | echo.s()) if kind == "of a workflow" else echo.s(text="hi")).enqueue()
+        [claim] = await queue.claim(1, worker="w")
+        exchange = Exchange(queue, "w", 4, {}, Wakeup(queue, asyncio.Event()))
+        advance, failures = queue.advance, iter([True])
+
+        async def broken(worker: str, settlements: Any, want: int, *line: Any) -> Any:
+            if not next(failures, False):
+                return await advance(worker, settlements, want, *line)
+            if fate == "its reply was lost":
+                await advance(worker, settlements, want, *line)
+            raise RedisConnectionError("cut")
+
+        monkeypatch.setattr(queue, "advance", broken)
+        outcome = Dead("nobody can run it") if kind == "dead" else Succeeded("done")
+        exchange.post(queue.settlement(claim, outcome))
+        assert (await exchange.next(0))[0] is None
+        if fate != "its reply was lost":
+            redis: Any = queue.redis
+            await redis.zadd(queue.keys.leases, {"w": 1})
+            assert await Rescuer(queue).run_once() == 1
+            [other] = await queue.claim(1, worker="other")
+            if fate == "another has run it":
+                assert await queue.settle(other, Succeeded("done by another"), worker="other")
+        while exchange.pending:
+            await exchange.next(0)
+        told = [text.startswith(claim.job_id) for text in caplog.messages if "was not written" in text]
+        assert told == ([] if fate == "its reply was lost" else [True])

@@ -238,9 +238,12 @@ async def check_redis(queue: Queue, sent: int) -> None:
 
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_a_line_that_breaks_anywhere_loses_nothing_and_doubles_nothing(
-    queue: Queue, settings: Settings, tmp_path: Path, seed: int
+    queue: Queue, settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture, seed: int
 ) -> None:
-    """Claim, settle, enqueue, wait and wake-up, each broken before, behind and within: every job is done once."""
+    """Claim, settle, enqueue, wait and wake-up, each broken before, behind and within: every job is done once.
+
+    And of no outcome somebody is told that it was lost.
+    """
     proxy = FaultyProxy(tmp_path / "proxy", settings.broker_url, seed)
     registry = Registry()
     ledger = Ledger(registry)
@@ -256,6 +259,7 @@ async def test_a_line_that_breaks_anywhere_loses_nothing_and_doubles_nothing(
             proxy.quiet = True
         check_ledger(ledger, sent, proxy.hits)
         await check_redis(queue, sent)
+        assert not [text for text in caplog.messages if "was not written" in text]
     finally:
         shown = (f"{hit.fault}: {hit.kind} {b' '.join(hit.words[3:])[:200]!r}" for hit in proxy.hits)
         sys.stdout.write("\n".join(itertools.chain([f"seed {seed}, {len(proxy.hits)} faults"], shown)))
