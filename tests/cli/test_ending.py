@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any, cast
 
 import pytest
 from click.testing import CliRunner
@@ -104,6 +105,56 @@ class TestRetry:
         assert say("retry").exit_code == 2
 
 
+class TestDiscard:
+    @pytest.fixture(autouse=True)
+    def buried(self, act: Act) -> None:
+        """Each queue has the dead letters ``one`` and ``two``; in one there is another that nobody could have made."""
+
+        async def bury(client: Client) -> None:
+            for queue in (client.queue(), client.queue("mail")):
+                for key in ("one", "two"):
+                    await client.registry.get("add").using(key=key, queue=queue.name).enqueue(x=1)
+                    [claim] = await queue.claim(1, worker="w1")
+                    await queue.settle(claim, Dead("enough"), worker="w1")
+            queue = client.queue()
+            await cast("Any", queue.redis).zadd(queue.keys.dead, {b"\xff": 1})
+
+        act(bury)
+
+    def left(self, act: Act) -> list[int]:
+        """Return how many dead letters each queue has."""
+
+        async def look(client: Client) -> list[int]:
+            return [await client.queue(name).count("dead") for name in ("default", "mail")]
+
+        return list(act(look))
+
+    def test_dead_letters_are_forgotten_for_good(self, say: Run, act: Act) -> None:
+        """In all queues, or in that which is named; one key a line, and what is not there is told."""
+        result = say("discard", "one", "one", "--queue", "mail", "--yes")
+        assert (result.exit_code, result.stdout.split(), self.left(act)) == (0, ["one"], [3, 1])
+        result = say("discard", "one", "two", "unheard-of", "-y")
+        assert (result.exit_code, result.stdout.split(), self.left(act)) == (1, ["one", "two"], [1, 0])
+        assert "there is no dead letter 'unheard-of'" in result.stderr
+        assert say("discard", "\\xff", "-y").stdout.split() == ["\\xff"]
+        assert self.left(act) == [0, 0]
+        assert say("discard", "one", "-y").exit_code == 1
+        assert status(act, "one") == "failed"
+
+    @pytest.mark.parametrize(("answer", "code", "left"), [("n\n", 1, [3, 2]), ("", 1, [3, 2]), ("y\n", 0, [1, 0])])
+    def test_it_asks_first(self, act: Act, answer: str, code: int, left: list[int]) -> None:
+        """No answer is a no."""
+        result = CliRunner().invoke(main, ["-A", "limited_jobs", "discard", "one", "two"], input=answer)
+        assert result.exit_code == code
+        assert "Forget the dead letters of 2 keys for good?" in result.stderr
+        assert self.left(act) == left
+
+    def test_a_key_is_needed_and_a_queue_that_is_there(self, say: Run) -> None:
+        """As for the other commands."""
+        assert say("discard").exit_code == 2
+        assert say("discard", "one", "--yes", "--queue", "nowhere").exit_code == 2
+
+
 class TestPurge:
     @pytest.fixture
     def filled(self, say: Run, act: Act) -> None:
@@ -171,6 +222,7 @@ class TestPurge:
         for words in (
             ("purge", "mail"),
             ("retry", "a"),
+            ("discard", "a", "--yes"),
             ("inspect",),
             ("why", "a"),
             ("pause",),

@@ -160,7 +160,7 @@ class TestWhy:
         """And how it is run again."""
         ended, died = say("why", "died").stdout.splitlines()
         assert ended == "it has ended: it is failed"
-        assert "three workers died; `retry` replays it" in died
+        assert "three workers died; `retry` replays it, `discard` forgets it" in died
 
     def test_equal_keys_of_two_queues_are_two_jobs(self, say: Run) -> None:
         """Each is told with its queue; one alone if that is named."""

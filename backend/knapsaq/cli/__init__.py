@@ -25,7 +25,7 @@ COMMANDS = {
     "schedules": ("schedules",),
     "looking": ("inspect", "why"),
     "revoke": ("revoke",),
-    "ending": ("retry", "purge"),
+    "ending": ("retry", "discard", "purge"),
     "steering": ("pause", "resume", "strike", "restore", "weigh"),
     "doctor": ("doctor",),
 }

@@ -247,7 +247,7 @@ async def _held_up(queue: Queue) -> list[Finding]:
     held: list[Finding] = []
     if dead := await queue.count("dead"):
         text = f"{queue.name!r} has dead letters: {jobs(dead)} that nobody can run"
-        remedy = f"look: knapsaq -A MODULE inspect dead --queue {queue.name}; then retry KEY, or queue.discard(KEY)"
+        remedy = f"look: knapsaq -A MODULE inspect dead --queue {queue.name}; then retry KEY, or discard KEY"
         held.append(Finding("queues", "warn", text, remedy))
     if paused_since := await queue.paused_since():
         text = f"{queue.name!r} is paused since {paused_since:%Y-%m-%d %H:%M:%S} UTC; none of its jobs begins"

@@ -1,4 +1,4 @@
-"""``knapsaq retry`` and ``knapsaq purge``: jobs that have ended run again, and jobs that wait are ended."""
+"""``knapsaq retry``, ``discard`` and ``purge``: ended jobs run again, dead ones are forgotten, waiting ones end."""
 
 from __future__ import annotations
 
@@ -21,6 +21,12 @@ RETRY_EXAMPLES = """
 knapsaq -A app.queue.config retry bZ5qHx4Zr3c8TtVWmLkzaQ
 
 knapsaq -A app.queue.config retry report:7 report:8 --queue mail
+"""
+
+DISCARD_EXAMPLES = """
+knapsaq -A app.queue.config discard bZ5qHx4Zr3c8TtVWmLkzaQ
+
+knapsaq -A app.queue.config discard report:7 report:8 --queue mail --yes
 """
 
 PURGE_EXAMPLES = """
@@ -52,6 +58,34 @@ def retry(ctx: click.Context, *, keys: tuple[str, ...], queue: str | None) -> No
         return 1 if missed else 0
 
     ctx.exit(ask(load(ctx.obj), act))
+
+
+@click.command(epilog=DISCARD_EXAMPLES)
+@click.argument("keys", nargs=-1, required=True, metavar="KEY...")
+@queue_option("The queue of the dead letters; all queues unless given.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask first.")
+@click.pass_context
+def discard(ctx: click.Context, *, keys: tuple[str, ...], queue: str | None, yes: bool) -> None:
+    """Forget the dead letters of these keys for good, and print the keys of those.
+
+    `inspect dead` lists them. The exit code is 1 if a key has no dead letter.
+    """
+    app, wanted = load(ctx.obj), tuple(dict.fromkeys(keys))
+    if not yes:
+        of = f"letter of {wanted[0]!r}" if len(wanted) == 1 else f"letters of {len(wanted):,} keys"
+        click.confirm(f"Forget the dead {of} for good?", abort=True, err=True)
+
+    async def act(client: Client) -> int:
+        queues, missed = queues_of(client, [queue]), 0
+        for key in wanted:
+            if sum([await each.discard(key) for each in queues]):
+                click.echo(key)
+            else:
+                note(f"there is no dead letter {key!r}")
+                missed += 1
+        return 1 if missed else 0
+
+    ctx.exit(ask(app, act))
 
 
 @click.command(epilog=PURGE_EXAMPLES)

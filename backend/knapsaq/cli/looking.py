@@ -154,7 +154,8 @@ def why(ctx: click.Context, *, key: str, queue: str | None, as_json: bool) -> No
         for reason in reasons:
             click.echo(f"{place}{reason}")
         if letter is not None:
-            click.echo(f"{place}it is a dead letter since {_utc(letter.died_at)}: {letter.reason}; `retry` replays it")
+            since, what = _utc(letter.died_at), "`retry` replays it, `discard` forgets it"
+            click.echo(f"{place}it is a dead letter since {since}: {letter.reason}; {what}")
     if not found:
         note(f"there is no job {key!r}")
     ctx.exit(0 if found else 1)
