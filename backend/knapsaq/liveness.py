@@ -32,6 +32,7 @@ from knapsaq.claims import ClaimingQueue, belongs_to
 from knapsaq.job import Job
 from knapsaq.redis import scripts
 from knapsaq.redis.cluster import BlockingTcp, BlockingTls, ClusterPool, is_shared
+from knapsaq.redis.connection import broker_errors
 
 RENEWALS_A_LEASE = 5
 
@@ -156,6 +157,23 @@ class LeaseKeeper(threading.Thread):
             pass  # it runs out by itself
         finally:
             self._redis.close()
+
+
+async def end_leases(queue: ClaimingQueue, prefix: str) -> None:
+    """Have the leases of workers run out whose process is gone: the next one that renews its own rescues their jobs.
+
+    Args:
+        queue: The queue.
+        prefix: The beginning of their ids.
+
+    Raises:
+        BrokerError: Redis cannot be reached.
+    """
+    execute, leases, beginning = queue.line.execute, queue.keys.leases, prefix.encode()
+    with broker_errors(queue.settings.broker_url):
+        found = [worker for worker in await execute("ZRANGE", leases, 0, -1) if worker.startswith(beginning)]
+        if found:
+            await execute("ZADD", leases, "XX", *(word for worker in found for word in (0, worker)))
 
 
 def _blocking_client(client: Redis) -> redis.Redis:

@@ -10,6 +10,7 @@ Invariants, each a test in ``tests/redis/test_supervisor.py``:
 * SIGTERM to the parent reaches every child at once, and the parent ends with or after its children;
 * a child whose parent was killed stops by itself, as gracefully;
 * a child that dies is replaced, ever more slowly; one that cannot work as configured ends the parent instead;
+* the jobs of a child that dies do not wait for its lease;
 * a task's thread that does not end does not keep the process alive.
 """
 
@@ -25,20 +26,23 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from knapsaq.client import connect
 from knapsaq.errors import ConfigurationError, WorkerError
+from knapsaq.job import new_key
+from knapsaq.liveness import end_leases
 from knapsaq.process import first_error, run_workers
 from knapsaq.redis.connection import broker_errors
 from knapsaq.registry import Registry
 from knapsaq.settings import Settings
 
 CHILD_VARIABLE = "KNAPSAQ_WORKER_CHILD"
-"""Names, in a child, the descriptor of the pipe that its parent holds open."""
+"""Holds, in a child, the descriptor of the pipe that its parent holds open, and the mark in its workers' ids."""
 
 UNUSABLE = 2
 """The exit code of a worker that will not work until somebody changes code or configuration."""
@@ -49,6 +53,8 @@ FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0  # seconds before a dead child is replace
 SETTLED_SECONDS = 60.0  # of life, after which a death is no longer a series
 THREADS_LIMIT = TASKS_LIMIT = 1.0  # seconds that idle threads and cancelled tasks have to end
 EXIT_LIMIT = 2.0  # seconds that exit functions have where a thread does not end
+LEASES_LIMIT = 5.0  # seconds that Redis has to take the leases of a dead child away
+MARK_LETTERS = 8
 
 logger = logging.getLogger("knapsaq.supervisor")
 
@@ -87,15 +93,20 @@ def run(plan: WorkerPlan) -> int:
     Raises:
         KnapsaqError: A worker in this process cannot start, or ``reload`` asks for a package that is missing.
     """
-    parent = _parent_pipe()
-    if parent is not None or (plan.processes == 1 and not plan.reload):
-        serve(plan, parent=parent)
+    parent = _parent()
+    if parent is not None:
+        pipe, mark = parent
+        serve(replace(plan, name=_marked(plan, mark)), parent=pipe)
+        return 0
+    if plan.processes == 1 and not plan.reload:
+        serve(plan)
         return 0
     if plan.reload and importlib.util.find_spec("watchfiles") is None:
         msg = "--reload needs the package watchfiles, which is not installed: `pip install 'knapsaq[reload]'`"
         raise ConfigurationError(msg)
     grace = plan.settings.shutdown_grace + GRACE_MARGIN
-    return asyncio.run(Supervisor(plan.processes, grace=grace, reload=plan.reload).run())
+    supervisor = Supervisor(plan.processes, grace=grace, reload=plan.reload, on_death=partial(_end_leases, plan))
+    return asyncio.run(supervisor.run())
 
 
 def serve(plan: WorkerPlan, *, parent: int | None = None) -> None:
@@ -155,18 +166,37 @@ async def _serve(plan: WorkerPlan, parent: int | None) -> list[str]:
     return [f"task {task.get_name()}" for task in stuck]
 
 
-def _parent_pipe() -> int | None:
-    """Return the pipe to the parent, if this process is a child; what it starts itself will not take it for one."""
-    number = os.environ.pop(CHILD_VARIABLE, None)
-    if number is None:
+async def _end_leases(plan: WorkerPlan, mark: str) -> None:
+    """Have the leases of a dead child's workers run out now; they do so by themselves a little later."""
+    try:
+        async with asyncio.timeout(LEASES_LIMIT), connect(plan.settings, registry=plan.registry) as client:
+            for name in plan.queues or client.queues:
+                await end_leases(client.queue(name), f"{_marked(plan, mark)}-")
+    except Exception as error:  # noqa: BLE001 - whatever it is, the parent goes on
+        logger.warning("the jobs of the process that ended wait until its leases have run out: %r", error)
+
+
+def _marked(plan: WorkerPlan, mark: str) -> str:
+    """Return the beginning of the ids of a child's workers."""
+    return f"{plan.name}-{mark}" if plan.name else mark
+
+
+def _parent() -> tuple[int, str] | None:
+    """Return the pipe to the parent, and the mark that it gave, if this process is a child.
+
+    What it starts itself will not take it for one.
+    """
+    given = os.environ.pop(CHILD_VARIABLE, None)
+    if given is None:
         return None
+    number, _, mark = given.partition(" ")
     try:
         pipe = int(number)
         os.set_inheritable(pipe, False)  # noqa: FBT003 - it takes no keyword
     except (ValueError, OSError):
-        msg = f"{CHILD_VARIABLE} is {number!r}, which is no open pipe; unset it, as only the supervisor sets it"
+        msg = f"{CHILD_VARIABLE} is {given!r}, which is no open pipe; unset it, as only the supervisor sets it"
         raise WorkerError(msg) from None
-    return pipe
+    return pipe, mark
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -208,14 +238,22 @@ class Supervisor:
         grace: Seconds from the order to stop until what is left is killed.
         reload: Whether they start again when a Python file below the working directory changes.
         command: What a process is started with; this process' own command line unless given.
+        on_death: Called when a process has died, with the mark in its workers' ids.
     """
 
     def __init__(
-        self, processes: int, *, grace: float, reload: bool = False, command: Sequence[str] | None = None
+        self,
+        processes: int,
+        *,
+        grace: float,
+        reload: bool = False,
+        command: Sequence[str] | None = None,
+        on_death: Callable[[str], Awaitable[None]] | None = None,
     ) -> None:
         self._processes = processes
         self._grace = grace
         self._reload = reload
+        self._on_death = on_death
         self._command = list(command or (sys.executable or sys.orig_argv[0], *sys.orig_argv[1:]))
         self._children: set[asyncio.subprocess.Process] = set()
         self._generation = 0
@@ -264,7 +302,8 @@ class Supervisor:
         pause = FIRST_PAUSE
         while not self._is_stopping():
             generation, started = self._generation, time.monotonic()
-            child = await self._start(pipe)
+            mark = new_key()[:MARK_LETTERS]
+            child = await self._start(pipe, mark)
             if self._is_stopping() or generation != self._generation:
                 _signal(child)
             code = await child.wait()
@@ -283,16 +322,18 @@ class Supervisor:
                 pause = FIRST_PAUSE
             how, then = _how_it_ended(code), f"starts in {pause:.3g} s" if code != UNUSABLE else "waits for a change"
             logger.error("worker process %s ended with %s; another one %s", child.pid, how, then)
+            if self._on_death is not None and code != UNUSABLE:
+                await self._on_death(mark)
             await self._rest(pause if code != UNUSABLE else None)
             pause = min(pause * 2, LONGEST_PAUSE)
 
     def _is_stopping(self) -> bool:
         return self._orders > 0
 
-    async def _start(self, pipe: int) -> asyncio.subprocess.Process:
+    async def _start(self, pipe: int, mark: str) -> asyncio.subprocess.Process:
         child = await asyncio.create_subprocess_exec(
             *self._command,
-            env={**os.environ, CHILD_VARIABLE: str(pipe)},
+            env={**os.environ, CHILD_VARIABLE: f"{pipe} {mark}"},
             pass_fds=(pipe,),
             stdin=asyncio.subprocess.DEVNULL,
             # Ctrl-C at the terminal is for this process alone, which passes it on once.

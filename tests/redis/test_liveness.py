@@ -14,10 +14,10 @@ import pytest
 from redis.asyncio import Redis
 from redis.credentials import UsernamePasswordCredentialProvider
 from tests.redis.lines import NAME, Site
-from tests.support import PATIENCE, Server, ended, eventually, left_behind, working
+from tests.support import PATIENCE, Server, ended, eventually, left_behind, lists, working
 
 from knapsaq import Client, Queue, Registry, Settings, connect
-from knapsaq.liveness import LeaseKeeper
+from knapsaq.liveness import LeaseKeeper, end_leases
 from knapsaq.outcomes import Succeeded
 from knapsaq.registry import AnyTask
 from knapsaq.upkeep import Rescuer
@@ -70,6 +70,19 @@ class TestLease:
         assert (job.result, len(runs), job.attempts) == ("done", 1, 1)
         assert len(kept) >= 10
         assert min(kept) > 0
+
+    async def test_whoever_knows_that_a_process_is_gone_ends_its_leases_alone(
+        self, queue: Queue, echo: AnyTask
+    ) -> None:
+        """Others, whose names begin otherwise, keep theirs; without a lease nothing is made."""
+        await end_leases(queue, "gone-")
+        assert await leases(queue) == {}
+        await echo.enqueue_many([{"text": "hi"}] * 3)
+        claims = [claim for name in ("gone-1", "gone", "other-gone-1") for claim in await queue.claim(1, worker=name)]
+        await end_leases(queue, "gone-")
+        assert await Rescuer(queue).run_once() == 1
+        assert (await lists(queue))["queued"] == [claims[0].job.key]
+        assert sorted(await leases(queue)) == ["gone", "other-gone-1"]
 
     def _watch(self, queue: Queue, kept: list[float], stop: threading.Event) -> None:
         """Look at the lease from a thread, as the loop is blocked."""

@@ -12,6 +12,7 @@ import pytest
 from tests.processes import BIN, Program, children_of, clean_environment, eventually, is_running, processes, running
 
 from knapsaq import Client, Registry, Settings, connect
+from knapsaq.supervisor import WorkerPlan, _end_leases
 
 GRACE = 1
 
@@ -29,9 +30,15 @@ registry = Registry()
 
 @registry.task(queue="night")
 async def nap(seconds: float) -> str:
-    Path("napping").touch()
+    Path("napping").write_text(f"{os.getpid()}\\n")
     await asyncio.sleep(seconds)
     return "rested"
+
+
+@registry.task(queue="night", run="process")
+def crunch(seconds: float) -> None:
+    Path("crunching").write_text(f"{os.getpid()}\\n")
+    time.sleep(seconds)
 
 
 @registry.task(queue="night")
@@ -188,6 +195,34 @@ class TestSeveralProcesses:
             assert len(children_of(parent.pid)) == 2
             parent.signal()
             assert parent.ends() == 0
+
+    @pytest.mark.parametrize(("task", "note"), [("nap", "napping"), ("crunch", "crunching")])
+    async def test_the_jobs_of_a_child_that_dies_do_not_wait_for_its_lease(
+        self, start: Start, night: Client, tmp_path: Path, task: str, note: str
+    ) -> None:
+        """They run again in another process, and what ran of them, in a process of its own too, has ended."""
+
+        def pid_of_other(than: int) -> int | None:
+            said = (tmp_path / note).read_text() if (tmp_path / note).exists() else ""
+            return int(said) if said.endswith("\n") and int(said) != than else None
+
+        with start("--workers", "2", "--queues", "night", KNAPSAQ_LEASE="600") as parent:
+            parent.says("started: queue", times=2)
+            key = await enqueue(night, task, seconds=600)
+            first = eventually("it runs", lambda: pid_of_other(0))
+            os.kill(first if task == "nap" else processes()[first].parent, signal.SIGKILL)
+            eventually("it runs again", lambda: pid_of_other(first), why=parent.output)
+            assert not is_running(first)
+            parent.signal()
+            parent.ends(GRACE + 10)
+        assert await status(night, key) == "queued"
+
+    async def test_a_parent_that_cannot_end_a_lease_says_so_and_goes_on(self, caplog: pytest.LogCaptureFixture) -> None:
+        """The lease runs out by itself."""
+        plan = WorkerPlan(settings=Settings(broker_url="redis://:hunter2@127.0.0.1:1/0", _env_file=None))
+        await _end_leases(plan, "mark")
+        assert "wait until its leases have run out: BrokerError" in caplog.text
+        assert "hunter2" not in caplog.text
 
     async def test_a_child_that_ignores_the_order_is_killed_and_the_exit_code_tells(
         self, start: Start, night: Client
