@@ -19,7 +19,6 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
 from redis.exceptions import RedisError
@@ -230,9 +229,9 @@ class Exchange:
                 events.claim_lost(settlement.job_id)
             elif settlement.verb.startswith(("finish", "bury")) and settlement.number >= 0:
                 ends.append(settlement)
-        redis: Any = self._queue.redis
+        ids = [settlement.job_id for settlement in ends]
         with suppress(RedisError, OSError):
-            records = await redis.mget([settlement.job_id for settlement in ends]) if ends else ()
+            records = await self._queue.line.execute("MGET", *ids) if ids else ()
             for settlement, record in zip(ends, records, strict=True):
                 if record not in (None, _record(settlement)):  # one that is gone had ended
                     events.claim_lost(settlement.job_id)
