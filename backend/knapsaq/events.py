@@ -61,6 +61,11 @@ def claim_lost(job_id: str) -> None:
     logger.warning("%s: the outcome was not written, as the job is no longer this worker's or has ended", job_id)
 
 
+def refused_again(worker: str, count: int) -> None:
+    """Outcomes that were sent again after an outage were refused."""
+    logger.info("worker %s: of the outcomes that were sent again, Redis had these already: %s", worker, count)
+
+
 def thread_abandoned(job: Job) -> None:
     """A thread runs on after its job has timed out or was interrupted; Python cannot stop it."""
     logger.warning("job %s of task %s was cancelled, but its thread runs on", job.key, job.function)

@@ -7,7 +7,7 @@ Invariants, each a test in ``tests/redis/test_exchange.py``, ``test_worker.py`` 
 
 * a worker never asks for more jobs than it has room for, calls on their way included;
 * an outcome is kept until Redis has it, also through an outage;
-* of an outcome that Redis has nobody is told that it was lost, and of one that it has not somebody is;
+* an outcome that Redis has is never reported as lost;
 * jobs that a call claimed but whose reply was lost are put back;
 * a job that was claimed ahead never waits for another job of its worker.
 """
@@ -17,7 +17,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -34,7 +33,7 @@ CLAIMED_A_CALL = SETTLED_A_CALL = 500
 BYTES_A_CALL = 4 * 1024 * 1024
 COMPARED_SECONDS = 60.0  # between two comparisons of what the worker runs with its claims in Redis
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 1.0  # seconds between attempts to reach Redis
-PATIENCE = 5.0  # seconds for which a worker that is to end goes on trying to write outcomes while Redis is away
+PATIENCE = 5.0  # seconds of an outage after which a worker that is to end gives its outcomes up
 
 _at_work: WeakKeyDictionary[asyncio.AbstractEventLoop, WeakSet[Exchange]] = WeakKeyDictionary()
 """The exchanges of the workers on each loop: a task of one may block the others."""
@@ -210,37 +209,29 @@ class Exchange:
             await self._pause(error)
             return None
         self._pause_seconds = FIRST_PAUSE
-        pairs = zip(settlements, step.settled, strict=True)
-        refused = [settlement for settlement, written in pairs if not written and settlement.verb != "stamp"]
-        if refused:
-            await self._tell_refused(refused)
+        self._tell_refused(settlements, step)
         if self._sent_again:
             self._sent_again.difference_update((settlement.job_id, settlement.head) for settlement in settlements)
         return step
 
-    async def _tell_refused(self, refused: list[Settlement]) -> None:
-        """Tell which outcomes are lost. What was sent again may have been refused as it was written the first time.
-
-        Where that was to put a job back, it waits again in either case; of an end the record tells.
-        """
-        ends: list[Settlement] = []
-        for settlement in refused:
-            if (settlement.job_id, settlement.head) not in self._sent_again:
+    def _tell_refused(self, settlements: list[Settlement], step: Advance) -> None:
+        again = 0
+        for settlement, written in zip(settlements, step.settled, strict=True):
+            if written or settlement.verb == "stamp":
+                continue
+            # One that is refused the second time has been written the first time, as a rule.
+            if (settlement.job_id, settlement.head) in self._sent_again:
+                again += 1
+            else:
                 events.claim_lost(settlement.job_id)
-            elif settlement.verb.startswith(("finish", "bury")) and settlement.number >= 0:
-                ends.append(settlement)
-        ids = [settlement.job_id for settlement in ends]
-        with suppress(RedisError, OSError):
-            records = await self._queue.line.execute("MGET", *ids) if ids else ()
-            for settlement, record in zip(ends, records, strict=True):
-                if record not in (None, _record(settlement)):  # one that is gone had ended
-                    events.claim_lost(settlement.job_id)
+        if again:
+            events.refused_again(self._worker, again)
 
     async def _put_back_unknown(self) -> None:
         """Look which claims the worker has without knowing; before it claims more, as lost replies may go on."""
-        # Where an outcome of the same claim is on its way, that is written and this one refused.
+        # Where an outcome of the same claim is on its way, that is written and the release refused.
         found = await self._queue.unknown_claims(self._worker, self._running.keys())
-        lost = [one for one in found if (one.job_id, one.head) not in self._sent_again]  # else it is on its way already
+        lost = [one for one in found if (one.job_id, one.head) not in self._sent_again]  # nor released already
         self._sent_again.update((settlement.job_id, settlement.head) for settlement in lost)
         self._outbox += lost
         self._doubtful = False
@@ -258,11 +249,3 @@ class Exchange:
             self._doubtful = False
         await asyncio.sleep(self._pause_seconds)
         self._pause_seconds = min(self._pause_seconds * 2, LONGEST_PAUSE)
-
-
-def _record(end: Settlement) -> bytes:
-    """Return what is kept of a job that ends, without the reason of its death and what its workflow gets to know."""
-    payload = end.payload.encode() if isinstance(end.payload, str) else end.payload
-    verb, _, told = end.verb.partition("/")
-    payload = payload[: int(told[1:])] if told else payload
-    return payload.partition(b"\n")[2] if verb == "bury" else payload
