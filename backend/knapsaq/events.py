@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("knapsaq")
 SHOWN_CHARACTERS = 200
+SHOWN_JOBS = 10
 
 
 def job_enqueued(job: Job) -> None:
@@ -64,6 +66,13 @@ def claim_lost(job_id: str) -> None:
 def refused_again(worker: str, count: int) -> None:
     """Outcomes that were sent again after an outage were refused."""
     logger.info("worker %s: of the outcomes that were sent again, Redis had these already: %s", worker, count)
+
+
+def outcomes_given_up(worker: str, job_ids: Sequence[str]) -> None:
+    """A worker ends while Redis is away, and could not write how some of its jobs ended."""
+    shown = ", ".join(job_ids[:SHOWN_JOBS]) + (", ..." if len(job_ids) > SHOWN_JOBS else "")
+    text = "worker %s stops while Redis is away: how %s jobs ended is not written, and they will run again: %s"
+    logger.error(text, worker, len(job_ids), shown)
 
 
 def thread_abandoned(job: Job) -> None:

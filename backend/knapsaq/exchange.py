@@ -33,7 +33,6 @@ CLAIMED_A_CALL = SETTLED_A_CALL = 500
 BYTES_A_CALL = 4 * 1024 * 1024
 COMPARED_SECONDS = 60.0  # between two comparisons of what the worker runs with its claims in Redis
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 1.0  # seconds between attempts to reach Redis
-PATIENCE = 5.0  # seconds of an outage after which a worker that is to end gives its outcomes up
 
 _at_work: WeakKeyDictionary[asyncio.AbstractEventLoop, WeakSet[Exchange]] = WeakKeyDictionary()
 """The exchanges of the workers on each loop: a task of one may block the others."""
@@ -57,6 +56,7 @@ class Exchange:
 
     Attributes:
         stop: Set once it takes no more jobs.
+        stop_by: The loop's time after which outcomes are given up then, if Redis is away.
         ahead: The claim of an idle worker that waits for the next push. While it stands, no other call claims.
         lapses: Returns how often the worker's lease may have run out.
     """
@@ -72,6 +72,7 @@ class Exchange:
         self._running = running
         self._wakeup = wakeup
         self.stop = asyncio.Event()
+        self.stop_by = 0.0
         self.ahead: asyncio.Task[Advance | None] | None = None
         self.lapses: Callable[[], int] = lambda: 0
         self._lapses_then = self._told_of_work = 0
@@ -79,8 +80,7 @@ class Exchange:
         self._is_free: Callable[[], bool] = lambda: True
         self._outbox: list[Settlement] = []
         self._calls: deque[_Call] = deque()
-        self._backlog = self._doubtful = False
-        self._away_since: float | None = None
+        self._backlog = self._away = self._doubtful = False
         self._sent_again: set[tuple[str, str]] = set()  # job and head of what may have been written before
         self._seen_updates = 0
         self._compared_at = 0.0
@@ -196,9 +196,9 @@ class Exchange:
             if self._doubtful:
                 await self._put_back_unknown()
             step = await self._queue.advance(self._worker, settlements, want)
-            if self._away_since is not None:
+            if self._away:
                 events.broker_back(f"worker {self._worker}")
-                self._away_since = None
+                self._away = False
         except BaseException as error:
             # They may not have been written, and the call may have claimed jobs that we have not heard of.
             self._doubtful = True
@@ -238,14 +238,16 @@ class Exchange:
         self._compared_at = asyncio.get_running_loop().time()
 
     async def _pause(self, error: BaseException) -> None:
-        now = asyncio.get_running_loop().time()
-        if self._away_since is None:
+        if not self._away:
             events.broker_lost(f"worker {self._worker}", error)
-            self._away_since = now
-        patient = self._outbox and now - self._away_since < PATIENCE
+            self._away = True
+        patient = self._outbox and asyncio.get_running_loop().time() < self.stop_by
         if self.stop.is_set() and not self._running and not patient:
+            if lost := [settlement.job_id for settlement in self._outbox if settlement.verb != "stamp"]:
+                events.outcomes_given_up(self._worker, lost)
             self._outbox.clear()  # Redis does not come back in time; the lease will hand the jobs back
             self._sent_again.clear()
             self._doubtful = False
+            return
         await asyncio.sleep(self._pause_seconds)
         self._pause_seconds = min(self._pause_seconds * 2, LONGEST_PAUSE)

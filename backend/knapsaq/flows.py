@@ -22,7 +22,7 @@ import msgspec
 from redis.exceptions import AuthenticationError, RedisError
 
 from knapsaq.codec import copied
-from knapsaq.errors import nearest
+from knapsaq.errors import BrokerError, nearest
 from knapsaq.job import Job
 from knapsaq.job_errors import ResultError
 from knapsaq.nodes import ABORTED, DONE, FAILED, node_key, place_of
@@ -102,7 +102,13 @@ class Flow:
                                 return await self._result()
                         await asyncio.sleep(LOOK_PAUSE)  # Redis is away; the workflow is not lost for that
             except TimeoutError:
-                raise WorkflowNotEndedError(self.id, timeout or 0.0) from None
+                known = False
+                with suppress(BrokerError, RedisError, OSError):
+                    async with asyncio.timeout(LOOK_PAUSE):
+                        if await self._queue.line.execute("HGET", self._keys.flow, "state") is not None:
+                            return await self._result()
+                        known = True
+                raise WorkflowNotEndedError(self.id, timeout or 0.0, known) from None
 
     async def _result(self) -> Any:
         snapshot = await self._snapshot()

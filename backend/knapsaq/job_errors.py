@@ -50,7 +50,7 @@ class ResultError(JobError):
 
 
 class JobNotEndedError(KnapsaqError, TimeoutError):
-    """The job was waited for in vain, and goes on; ``status`` is empty where Redis gave no answer."""
+    """The job was waited for in vain; ``status`` is empty where that is not to be had."""
 
     def __init__(self, task: str, key: str, seconds: float, status: str) -> None:
         super().__init__()  # an OSError would make a file's name of the third
@@ -58,9 +58,9 @@ class JobNotEndedError(KnapsaqError, TimeoutError):
         self.args = (task, key, seconds, status)
 
     def __str__(self) -> str:
-        stands = f"it is {self.status}" if self.status else "Redis does not say how it stands"
+        stands = f"it is {self.status}, and goes on" if self.status else "Redis does not say how it stands"
         return (
-            f"job {self.key} of task {self.task!r} has not ended within {self.seconds:g} s: {stands}; it goes on. "
+            f"job {self.key} of task {self.task!r} has not ended within {self.seconds:g} s: {stands}. "
             f"Wait for it again; `await job.why()` and `knapsaq why {self.key}` tell what it waits for"
         )
 

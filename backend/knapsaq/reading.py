@@ -162,21 +162,19 @@ class ReadingQueue(LookingQueue, ExplainingQueue):
                         # Redis is away; the job is not lost for that.
                         await asyncio.sleep(LOOK_PAUSE)
             except TimeoutError:
-                answered = await self._look_again(job)
-                if not (answered and job.ended):
-                    status = job.status.value if answered else ""
+                status = await self._look_again(job)
+                if not (status and job.ended):
                     raise JobNotEndedError(job.function, job.key, timeout or 0.0, status) from None
 
-    async def _look_again(self, job: Job[Any]) -> bool:
-        """Bring a job up to date that was waited for in vain; False if Redis does not answer at once."""
+    async def _look_again(self, job: Job[Any]) -> str:
+        """Bring a job up to date that was waited for in vain, and return its status; "" if that is not to be had."""
         with suppress(BrokerError, RedisError, OSError):
             async with asyncio.timeout(LOOK_PAUSE):
                 stored = await self.job(job.key)
-            if stored is None:
-                raise JobMissingError(job.function, job.key, GONE)
-            job.replace(stored)
-            return True
-        return False
+            if stored is not None:
+                job.replace(stored)
+                return stored.status.value
+        return ""
 
     async def _ended(self, job: Job[Any]) -> bool:
         """Return True when the job has ended, False if Redis went away meanwhile."""

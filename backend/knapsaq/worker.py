@@ -31,6 +31,7 @@ from knapsaq.aftermath import Aftermath
 from knapsaq.batching import call_in
 from knapsaq.claims import CRASH_LIMIT, DIED, Advance, Claim, Settlement
 from knapsaq.context import Context
+from knapsaq.errors import KnapsaqError
 from knapsaq.exchange import Exchange
 from knapsaq.executor import Executor
 from knapsaq.job import PROGRESS
@@ -170,10 +171,12 @@ class Worker(SaqWorker[Any]):
         if self.event.is_set():
             self._release_running()
             self._deadlines.append(loop.call_later(hard, self._give_up_running))
+            self._exchange.stop_by = loop.time() + hard
             return
         self.event.set()
         self._signal.set()
         self._executor.hurry()
+        self._exchange.stop_by = loop.time() + self.grace + hard
         events.worker_stopping(self.id, len(self._running), self.grace)
         if self._running:
             self._deadlines += (
@@ -202,7 +205,7 @@ class Worker(SaqWorker[Any]):
             try:
                 await step()
             except Exception as error:  # noqa: BLE001 - the rest has to be closed all the same
-                if not isinstance(error, (RedisError, OSError)):
+                if isinstance(error, KnapsaqError) or not isinstance(error, (RedisError, OSError)):
                     events.duty_failed(name, error)
         self.pool.shutdown(wait=False, cancel_futures=True)
 

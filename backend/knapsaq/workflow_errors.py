@@ -72,15 +72,17 @@ class WorkflowRevokedError(WorkflowError):
 
 
 class WorkflowNotEndedError(KnapsaqError, TimeoutError):
-    """The workflow was waited for in vain, and goes on."""
+    """The workflow was waited for in vain; ``known`` tells whether Redis says that it goes on."""
 
-    def __init__(self, workflow: str, seconds: float) -> None:
-        super().__init__(workflow, seconds)
-        self.workflow, self.seconds = workflow, seconds
+    def __init__(self, workflow: str, seconds: float, known: bool) -> None:
+        super().__init__()  # an OSError would make an error's number of the first
+        self.workflow, self.seconds, self.known = workflow, seconds, known
+        self.args = (workflow, seconds, known)
 
     def __str__(self) -> str:
+        stands = "it goes on" if self.known else "Redis does not say how it stands"
         return (
-            f"workflow {self.workflow} has not ended within {self.seconds:g} s; it goes on. Wait for it again; its "
+            f"workflow {self.workflow} has not ended within {self.seconds:g} s: {stands}. Wait for it again; its "
             f"status() tells how each node stands, and why(node) what one waits for"
         )
 

@@ -84,6 +84,22 @@ class TestClaim:
         await queue.redis.delete(key)
         assert [claim.job for claim in await queue.claim(1, worker="w")] == [job]
 
+    async def test_a_queue_of_a_wrong_kind_costs_no_job_that_is_due_or_ends(self, settings: Settings) -> None:
+        """The call ends before it promotes the one, or takes the other from its worker."""
+        clock = ManualClock()
+        queue = Queue.from_url(settings.broker_url, settings=settings, clock=clock)
+        await queue.enqueue("any", key="runs")
+        [claim] = await queue.claim(1, worker="w")
+        await queue.accept(Job("any", key="late", scheduled=clock() // 1000 + 5))
+        clock.advance(6)
+        await queue.redis.set(queue.keys.queued, "nonsense")
+        with pytest.raises(ResponseError, match="WRONGTYPE"):
+            await queue.settle(claim, Retried("once more", 0.0), worker="w")
+        await queue.redis.delete(queue.keys.queued)
+        assert await queue.settle(claim, Retried("once more", 0.0), worker="w")
+        assert {claim.job.key for claim in await queue.claim(2, worker="w")} == {"late", "runs"}
+        await queue.disconnect()
+
     async def test_a_job_is_not_claimed_before_it_is_due(self, settings: Settings, queue: Queue) -> None:
         """The wait until the next one is told; when it is over, the job can be claimed."""
         clock = ManualClock()
@@ -186,6 +202,14 @@ class TestLastChance:
     async def _later(self, queue: Queue, clock: ManualClock, worker: str) -> list[Claim]:
         clock.advance(2)
         return await queue.claim(1, worker=worker)
+
+    async def test_a_job_that_is_in_the_queue_twice_with_one_that_is_gone_is_claimed_once(self, queue: Queue) -> None:
+        """Also by a call that looks a second time, in the place of what nobody can run."""
+        job = await queued(queue)
+        redis: Any = queue.redis
+        await redis.rpush(queue.keys.queued, "saq:job:default:gone", job.id)
+        assert [claim.job.key for claim in await queue.claim(2, worker="w")] == ["one"]
+        assert await lists(queue) == {"queued": [], "active": ["one"], "incomplete": ["one"]}
 
     async def test_a_job_that_is_in_the_queue_twice_is_claimed_once(self, queue: Queue) -> None:
         """A worker of SAQ that retries a scheduled job puts it there a second time."""

@@ -21,6 +21,7 @@ from tests.support import free_port
 
 from knapsaq.environment import redact
 from knapsaq.errors import BrokerError
+from knapsaq.job_errors import JobNotEndedError
 from knapsaq.redis.connection import ServerInfo, broker_errors, check_broker, open_redis
 from knapsaq.redis.server import find_program
 
@@ -382,3 +383,9 @@ class TestCheck:
         except TimeoutError:
             error = await refusal(client(url), url)
         assert "refused the login" in error.problem
+
+
+def test_an_error_of_ours_is_not_taken_for_one_of_the_server() -> None:
+    """Though it is a TimeoutError too, as where a startup function has waited for a job in vain."""
+    with pytest.raises(JobNotEndedError), broker_errors("redis://localhost"):
+        raise JobNotEndedError("echo", "one", 1.0, "queued")

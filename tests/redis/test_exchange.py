@@ -74,6 +74,45 @@ class TestOutage:
         assert pauses == sorted(pauses)
         assert (pauses[0], pauses[-1]) == (0.1, 1.0)
 
+    @pytest.mark.parametrize("grace", [0.0, 9.0])
+    async def test_a_worker_that_ends_while_redis_is_away_keeps_outcomes_for_its_grace(  # noqa: PLR0917 - fixtures
+        self,
+        queue: Queue,
+        echo: AnyTask,
+        exchange: Exchange,
+        settings: Settings,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+        grace: float,
+    ) -> None:
+        """However long the outage lasts by then; after it, it says which jobs will run again."""
+        job = await echo.enqueue(text="hi")
+        [claim] = await queue.claim(1, worker="w")
+        exchange._queue = Queue.from_url("unix:///nowhere/broker.sock", settings=settings)
+        moved = 100.0
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+
+        async def passes(seconds: float) -> None:
+            nonlocal moved
+            moved += seconds
+
+        monkeypatch.setattr(loop, "time", lambda: now + moved)
+        exchange.post(queue.settlement(claim, Succeeded("done")))
+        exchange.stop.set()
+        exchange.stop_by = loop.time() + grace
+        begun = moved
+        with monkeypatch.context() as patch:
+            patch.setattr(asyncio, "sleep", passes)
+            while exchange._outbox:
+                settlements, exchange._outbox = exchange._outbox, []
+                await exchange._advance(settlements, 0)
+        assert grace <= moved - begun <= grace + 1.0
+        told = [text for text in caplog.messages if "will run again" in text]
+        assert told == [
+            f"worker w stops while Redis is away: how 1 jobs ended is not written, and they will run again: {job.id}"
+        ]
+
 
 class TestAhead:
     async def test_an_idle_worker_gets_a_job_without_asking_for_it(
@@ -307,6 +346,27 @@ class TestDoubt:
         assert looked == 3
         assert (await lists(queue))["active"] == []
         exchange._doubtful = False
+
+    async def test_a_claim_that_is_put_back_is_put_back_once(
+        self, queue: Queue, echo: AnyTask, exchange: Exchange, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Though an outage comes in between, in which it is on its way already."""
+        await echo.enqueue(text="hi")
+        await queue.claim(1, worker="w")
+        advance, failures = queue.advance, iter([True, True])
+
+        async def cut(*args: Any) -> Any:
+            if next(failures, False):
+                raise RedisConnectionError("cut")
+            return await advance(*args)
+
+        monkeypatch.setattr(queue, "advance", cut)
+        exchange._doubtful = True
+        for _ in range(2):
+            assert (await exchange.next(0))[0] is None
+        assert len(exchange._outbox) == 1
+        while exchange.pending:
+            await exchange.next(0)
 
     async def test_claims_that_nobody_knows_of_are_put_back_after_a_while(
         self, queue: Queue, echo: AnyTask, exchange: Exchange

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
 from redis.exceptions import RedisError
 from tests.redis.conftest import Gate
 from tests.redis.flows import claim, give_results, states, told, waiting
-from tests.support import eventually, working
+from tests.support import Server, eventually, working
 
 from knapsaq import (
     Client,
     Job,
     Queue,
     Registry,
+    Settings,
     WorkflowError,
     WorkflowFailedError,
     WorkflowJob,
@@ -24,6 +26,7 @@ from knapsaq import (
     WorkflowRevokedError,
     chain,
     chord,
+    connect,
     group,
 )
 from knapsaq.nodes import node_key
@@ -228,11 +231,34 @@ class TestEnds:
     async def test_waiting_has_an_end_of_its_own(self, queue: Queue, one: AnyTask) -> None:
         """The workflow goes on."""
         flow = await (one.s(1) | one.s()).enqueue()
-        with pytest.raises(TimeoutError, match=f"workflow {flow.id} has not ended within 0.05 s; it goes on") as caught:
+        with pytest.raises(TimeoutError, match=f"workflow {flow.id} has not ended within 0.05 s: it goes on") as caught:
             await flow.wait(0.05)
         assert isinstance(caught.value, WorkflowNotEndedError)
+        assert (caught.value.args, caught.value.errno) == ((flow.id, 0.05, True), None)
         await give_results(queue, 1, 2)
         assert await flow.wait(5) == 2
+
+    async def test_a_workflow_that_has_ended_as_the_time_is_over_gives_its_result(
+        self, queue: Queue, one: AnyTask
+    ) -> None:
+        """However short the time."""
+        flow = await (one.s(1) | one.s()).enqueue()
+        await give_results(queue, 1, 2)
+        assert await flow.wait(0) == 2
+
+    async def test_without_redis_nobody_says_that_a_workflow_goes_on(self, tmp_path: Path, settings: Settings) -> None:
+        """How it stands is not known then."""
+        server, registry = Server(tmp_path / "server"), Registry()
+
+        @registry.task
+        async def anything() -> None: ...
+
+        async with connect(settings.with_values(broker_url=server.start()), registry=registry):
+            flow = await (anything.s() | anything.si()).enqueue()
+            server.kill()
+            with pytest.raises(WorkflowNotEndedError, match="Redis does not say how it stands"):
+                await flow.wait(0.05)
+        server.stop()
 
     async def test_inputs_that_are_gone_fail_their_node_alone(self, queue: Queue, one: AnyTask) -> None:
         """Somebody deleted the workflow; the job says so and ends."""

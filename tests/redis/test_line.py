@@ -8,6 +8,7 @@ import gc
 from pathlib import Path
 from typing import Any
 
+import hiredis
 import pytest
 from redis import exceptions
 from tests.redis.lines import (
@@ -152,6 +153,30 @@ class TestPatience:
                 with pytest.raises(exceptions.TimeoutError, match="10 s"):
                     await call
             assert 9.95 <= waited <= 11.05
+
+    async def test_a_reply_that_comes_in_pieces_may_take_longer_than_the_patience(self) -> None:
+        """As long as something is heard."""
+        closed = asyncio.Event()
+        answers = {b"ECHO": [b"$10\r\n", *[b"x"] * 10, b"\r\n"], b"PING": [b"+PONG\r\n"]}
+
+        async def dribble(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            commands = hiredis.Reader()
+            while data := await reader.read(65536):
+                commands.feed(data)
+                while (command := commands.gets()) is not False:
+                    for piece in answers.get(command[0], [b"+OK\r\n"]):
+                        writer.write(piece)
+                        await writer.drain()
+                        await asyncio.sleep(PATIENCE / 5)
+            writer.close()
+            await writer.wait_closed()
+            closed.set()
+
+        async with await asyncio.start_server(dribble, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            async with open_line(f"redis://127.0.0.1:{port}?protocol=2", PATIENCE) as line:
+                assert await line.execute("ECHO", "slowly") == b"x" * 10
+            await closed.wait()
 
     async def test_a_loop_that_was_blocked_does_not_cut_a_server_that_answers(
         self, site: Site, monkeypatch: pytest.MonkeyPatch

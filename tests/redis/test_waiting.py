@@ -84,10 +84,20 @@ class TestWait:
         assert isinstance(error, JobNotEndedError)
         assert error.args == ("echo", job.key, 0.01, status)
         assert str(error) == (
-            f"job {job.key} of task 'echo' has not ended within 0.01 s: it is {status}; it goes on. Wait for it again; "
-            f"`await job.why()` and `knapsaq why {job.key}` tell what it waits for"
+            f"job {job.key} of task 'echo' has not ended within 0.01 s: it is {status}, and goes on. Wait for it "
+            f"again; `await job.why()` and `knapsaq why {job.key}` tell what it waits for"
         )
         assert job.status.value == status
+
+    async def test_a_job_whose_record_this_program_cannot_read_is_not_said_to_be_gone(
+        self, queue: Queue, echo: Task[..., Any, Any]
+    ) -> None:
+        """Another program may read it; how it stands is not known here."""
+        job = await echo.enqueue(text="hi")
+        redis: Any = queue.redis
+        await redis.set(job.id, "{")
+        with pytest.raises(JobNotEndedError, match="does not say how it stands"):
+            await job.wait(0.01)
 
     async def test_what_has_ended_as_the_time_is_over_counts(
         self, queue: Queue, echo: Task[..., Any, Any], monkeypatch: pytest.MonkeyPatch
@@ -112,7 +122,7 @@ class TestWait:
         async with connect(settings.with_values(broker_url=server.start()), registry=registry):
             job = await anything.enqueue()
             server.kill()
-            with pytest.raises(JobNotEndedError, match=r"within 0\.01 s: Redis does not say how it stands; it goes on"):
+            with pytest.raises(JobNotEndedError, match=r"within 0\.01 s: Redis does not say how it stands\. Wait"):
                 await job.wait(0.01)
         server.stop()
 

@@ -38,7 +38,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from knapsaq.environment import redact
-from knapsaq.errors import BrokerError
+from knapsaq.errors import BrokerError, KnapsaqError
 from knapsaq.redis.cluster import Cluster, ElsewhereError, NoClusterError, in_cluster
 from knapsaq.redis.prompt import PROMPT
 from knapsaq.shards import is_cluster, seeds_of
@@ -216,7 +216,7 @@ class broker_errors:  # noqa: N801 - reads as contextlib's suppress does
         pass
 
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
-        if isinstance(error, (RedisError, OSError)):
+        if isinstance(error, (RedisError, OSError)) and not isinstance(error, KnapsaqError):
             raise BrokerError(redact(self._url), *_diagnose(error, self._limit)) from error
 
 

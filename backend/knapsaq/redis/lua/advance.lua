@@ -12,9 +12,8 @@
 -- released job without one goes to the front, and a snoozed one leaves its crashes behind). A buried job is finished, and
 -- its record as it was goes to the dead letters; the payload's first line is the reason. Behind finish and bury of a
 -- workflow's job stand /, its state and the length of what belongs to the job, which the payload has before what the
--- workflow gets to know. Of the
--- jobs with as many crashes as last_chance says a worker gets one at a time: the next crash tells for sure which job
--- it was. The others wait a moment.
+-- workflow gets to know. Of the jobs with as many crashes as last_chance says a worker gets one at a time: the next crash
+-- tells for sure which job it was. The others wait a moment.
 local queued, active, incomplete, leases, claims, aborts, crashes, dead, records, reasons = unpack(KEYS, 1, 10)
 local now, worker, want, claim, lease_ms, last_chance = unpack(ARGV, 1, 6)
 want, last_chance = tonumber(want), tonumber(last_chance)
@@ -39,18 +38,17 @@ if want < 0 then
   want = lease > now + LEFT_AT_LEAST * lease_ms and -want or 0
 end
 
--- Whether more than the order in which jobs came decides which may run.
-local steered = false
-local some_crashed, some_aborts = false, false
+-- Steered: whether more than the order in which jobs came decides which may run.
+local some_crashed, some_aborts, steered = false, false, false
 local steering = { base .. 'controls', base .. 'parked', base .. 'strikes', base .. 'paused' }
 if call('EXISTS', crashes, aborts, unpack(steering)) > 0 then -- mostly there is none of these
-  some_crashed = call('HLEN', crashes) > 0
-  some_aborts = call('HLEN', aborts) > 0
+  some_crashed, some_aborts = call('HLEN', crashes) > 0, call('HLEN', aborts) > 0
   steered = call('EXISTS', unpack(steering)) > 0
 end
 -- A key of a wrong kind has to end the call before anything is popped; that of the leases has been asked already.
 local some_claimed = call('HLEN', claims) > 0
 call('LLEN', active)
+call('LLEN', queued)
 if steered then
   for _, name in ipairs({ 'controls', 'parked', 'orders', 'strikes', 'weights' }) do
     call('HLEN', base .. name)

@@ -24,8 +24,7 @@ now = time_ms(now)
 call('HLEN', schedules)
 call('ZCARD', due)
 call('HLEN', fires)
-call('ZCARD', incomplete)
-call('LLEN', queued)
+refuse_spoilt(base)
 
 -- A job without a record cannot run; its key is free.
 local function is_open(job)

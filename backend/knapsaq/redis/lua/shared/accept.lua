@@ -41,6 +41,17 @@ local function control_of_record(payload)
   return string.find(payload, CONTROL_MARK, 1, true) and steer().control_in(payload) or false
 end
 
+-- End the call if a key that accepting jobs writes is of a wrong kind; for those who write something before that.
+local function refuse_spoilt(base)
+  for _, name in ipairs({ 'claims', 'aborts', 'crashes', 'controls', 'parked', 'orders' }) do
+    redis.call('HLEN', base .. name)
+  end
+  for _, name in ipairs({ 'incomplete', 'ready', 'ready tenants' }) do
+    redis.call('ZCARD', base .. name)
+  end
+  redis.call('LLEN', base .. 'queued')
+end
+
 -- Return a batch: jobs that are to be accepted together.
 local function new_batch()
   return { jobs = {}, stored = {}, scored = {}, pushed = {}, controlled = {}, delayed = false }
