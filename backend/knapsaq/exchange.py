@@ -219,11 +219,10 @@ class Exchange:
         for settlement, written in zip(settlements, step.settled, strict=True):
             if written or settlement.verb == "stamp":
                 continue
-            # One that is refused the second time has been written the first time, as a rule.
-            if (settlement.job_id, settlement.head) in self._sent_again:
-                again += 1
-            else:
+            if (settlement.job_id, settlement.head) not in self._sent_again:
                 events.claim_lost(settlement.job_id)
+            elif settlement.verb != "release":  # which is refused behind the outcome of the same claim
+                again += 1  # it has been written the first time, as a rule
         if again:
             events.refused_again(self._worker, again)
 

@@ -13,7 +13,7 @@
 -- its record as it was goes to the dead letters; the payload's first line is the reason. Behind finish and bury of a
 -- workflow's job stand /, its state and the length of what belongs to the job, which the payload has before what the
 -- workflow gets to know. Of the jobs with as many crashes as last_chance says a worker gets one at a time: the next crash
--- tells for sure which job it was. The others wait a moment.
+-- tells which job it was, as a rule. The others wait a moment.
 local queued, active, incomplete, leases, claims, aborts, crashes, dead, records, reasons = unpack(KEYS, 1, 10)
 local now, worker, want, claim, lease_ms, last_chance = unpack(ARGV, 1, 6)
 want, last_chance = tonumber(want), tonumber(last_chance)
