@@ -10,7 +10,8 @@ Invariants, each a test in ``tests/redis/test_supervisor.py``:
 * SIGTERM to the parent reaches every child at once, and the parent ends with or after its children;
 * a child whose parent was killed stops by itself, as gracefully;
 * a child that dies is replaced, ever more slowly; one that cannot work as configured ends the parent instead;
-* the jobs of a child that dies do not wait for its lease;
+* the jobs of a child that dies, or has to be killed, do not wait for its lease;
+* a server that does not answer holds up neither the next child nor the end;
 * a task's thread that does not end does not keep the process alive.
 """
 
@@ -26,11 +27,12 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from knapsaq.client import connect
 from knapsaq.errors import ConfigurationError, WorkerError
@@ -48,12 +50,14 @@ UNUSABLE = 2
 """The exit code of a worker that will not work until somebody changes code or configuration."""
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+ORDERLY = (0, -signal.SIGTERM)  # how a child ends that is told to; SIGTERM itself ends one that cannot handle it yet
 GRACE_MARGIN = 5.0  # seconds that a child has beyond the jobs' grace, to put jobs back and close connections
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0  # seconds before a dead child is replaced
 SETTLED_SECONDS = 60.0  # of life, after which a death is no longer a series
 THREADS_LIMIT = TASKS_LIMIT = 1.0  # seconds that idle threads and cancelled tasks have to end
 EXIT_LIMIT = 2.0  # seconds that exit functions have where a thread does not end
 LEASES_LIMIT = 5.0  # seconds that Redis has to take the leases of a dead child away
+FAREWELL_LIMIT = 1.0  # seconds of these that the parent's own end waits for
 MARK_LETTERS = 8
 
 logger = logging.getLogger("knapsaq.supervisor")
@@ -64,7 +68,7 @@ class WorkerPlan:
     """The workers that a command line asks for.
 
     Attributes:
-        settings: The broker, and the defaults of everything below.
+        settings: The broker, and the defaults of everything below; as ``Registry.prepare`` returns them.
         registry: The tasks; the program's registry unless given.
         queues: The names of the queues; all of the settings' unless given.
         concurrency: How many jobs of each queue a process runs at once; ``Settings.concurrency`` unless given.
@@ -93,13 +97,9 @@ def run(plan: WorkerPlan) -> int:
     Raises:
         KnapsaqError: A worker in this process cannot start, or ``reload`` asks for a package that is missing.
     """
-    parent = _parent()
-    if parent is not None:
-        pipe, mark = parent
-        serve(replace(plan, name=_marked(plan, mark)), parent=pipe)
-        return 0
-    if plan.processes == 1 and not plan.reload:
-        serve(plan)
+    pipe, mark = _inherited()
+    if pipe is not None or (plan.processes == 1 and not plan.reload):
+        serve(replace(plan, name=_marked(plan.name, mark)), parent=pipe)
         return 0
     if plan.reload and importlib.util.find_spec("watchfiles") is None:
         msg = "--reload needs the package watchfiles, which is not installed: `pip install 'knapsaq[reload]'`"
@@ -168,35 +168,34 @@ async def _serve(plan: WorkerPlan, parent: int | None) -> list[str]:
 
 async def _end_leases(plan: WorkerPlan, mark: str) -> None:
     """Have the leases of a dead child's workers run out now; they do so by themselves a little later."""
+    prefix = f"{_marked(plan.name, mark)}-"
     try:
-        async with asyncio.timeout(LEASES_LIMIT), connect(plan.settings, registry=plan.registry) as client:
-            for name in plan.queues or client.queues:
-                await end_leases(client.queue(name), f"{_marked(plan, mark)}-")
+        async with asyncio.timeout(LEASES_LIMIT), connect(plan.settings, registry=Registry()) as client:
+            queues = [client.queue(name) for name in plan.queues or client.queues]
+            found = await asyncio.gather(*(end_leases(queue, prefix) for queue in queues), return_exceptions=True)
     except Exception as error:  # noqa: BLE001 - whatever it is, the parent goes on
-        logger.warning("the jobs of the process that ended wait until its leases have run out: %r", error)
+        found = [error]
+    for why in dict.fromkeys(str(one) or f"no answer within {LEASES_LIMIT:g} s" for one in found if one is not None):
+        logger.info("leases of workers %s..., if there are any, run out by themselves: %s", prefix, why)
 
 
-def _marked(plan: WorkerPlan, mark: str) -> str:
+def _marked(name: str | None, mark: str) -> str | None:
     """Return the beginning of the ids of a child's workers."""
-    return f"{plan.name}-{mark}" if plan.name else mark
+    return "-".join(filter(None, (name, mark))) or None
 
 
-def _parent() -> tuple[int, str] | None:
-    """Return the pipe to the parent, and the mark that it gave, if this process is a child.
-
-    What it starts itself will not take it for one.
-    """
+def _inherited() -> tuple[int | None, str]:
+    """Return the pipe to the parent and the mark that it gave, if this process is a child; what it starts is none."""
     given = os.environ.pop(CHILD_VARIABLE, None)
     if given is None:
-        return None
-    number, _, mark = given.partition(" ")
+        return None, ""
+    pipe, _, mark = given.partition(" ")
     try:
-        pipe = int(number)
-        os.set_inheritable(pipe, False)  # noqa: FBT003 - it takes no keyword
+        os.set_inheritable(int(pipe), False)  # noqa: FBT003 - it takes no keyword
     except (ValueError, OSError):
         msg = f"{CHILD_VARIABLE} is {given!r}, which is no open pipe; unset it, as only the supervisor sets it"
         raise WorkerError(msg) from None
-    return pipe, mark
+    return int(pipe), mark
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -211,9 +210,7 @@ def _threads_left(limit: float) -> list[threading.Thread]:
     """Return the threads for which the interpreter would wait, once the idle ones have ended."""
     deadline = time.monotonic() + limit
     while True:
-        left = [
-            thread for thread in threading.enumerate() if not thread.daemon and thread is not threading.main_thread()
-        ]
+        left = [one for one in threading.enumerate() if not one.daemon and one is not threading.main_thread()]
         if not left or time.monotonic() > deadline:
             return left
         time.sleep(0.01)
@@ -238,7 +235,7 @@ class Supervisor:
         grace: Seconds from the order to stop until what is left is killed.
         reload: Whether they start again when a Python file below the working directory changes.
         command: What a process is started with; this process' own command line unless given.
-        on_death: Called when a process has died, with the mark in its workers' ids.
+        on_death: Run beside when a process has ended that may have left leases, with the mark in its workers' ids.
     """
 
     def __init__(
@@ -248,7 +245,7 @@ class Supervisor:
         grace: float,
         reload: bool = False,
         command: Sequence[str] | None = None,
-        on_death: Callable[[str], Awaitable[None]] | None = None,
+        on_death: Callable[[str], Coroutine[Any, Any, None]] | None = None,
     ) -> None:
         self._processes = processes
         self._grace = grace
@@ -256,6 +253,7 @@ class Supervisor:
         self._on_death = on_death
         self._command = list(command or (sys.executable or sys.orig_argv[0], *sys.orig_argv[1:]))
         self._children: set[asyncio.subprocess.Process] = set()
+        self._farewells: set[asyncio.Task[None]] = set()
         self._generation = 0
         self._orders = 0
         self._code = 0
@@ -274,9 +272,12 @@ class Supervisor:
                 for _ in range(self._processes):
                     group.create_task(self._keep_one(for_children))
         finally:
-            if watching is not None:
-                watching.cancel()
-                await asyncio.gather(watching, return_exceptions=True)
+            if self._farewells:
+                await asyncio.wait(self._farewells, timeout=FAREWELL_LIMIT)
+            left = [*self._farewells, *([watching] if watching else [])]
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
             os.close(for_children)
             os.close(kept)
             for number in SIGNALS:
@@ -308,10 +309,13 @@ class Supervisor:
                 _signal(child)
             code = await child.wait()
             self._children.discard(child)
+            told = self._is_stopping() or generation != self._generation
+            if code != UNUSABLE and not (told and code in ORDERLY):
+                self._bid_farewell(mark)
             if self._is_stopping():
                 self._note_end(child, code)
                 return
-            if generation != self._generation:
+            if told:
                 continue
             if code == UNUSABLE and not self._reload:
                 logger.error("worker process %s cannot work as configured; see above", child.pid)
@@ -322,8 +326,6 @@ class Supervisor:
                 pause = FIRST_PAUSE
             how, then = _how_it_ended(code), f"starts in {pause:.3g} s" if code != UNUSABLE else "waits for a change"
             logger.error("worker process %s ended with %s; another one %s", child.pid, how, then)
-            if self._on_death is not None and code != UNUSABLE:
-                await self._on_death(mark)
             await self._rest(pause if code != UNUSABLE else None)
             pause = min(pause * 2, LONGEST_PAUSE)
 
@@ -343,17 +345,21 @@ class Supervisor:
         logger.info("worker process %s started", child.pid)
         return child
 
+    def _bid_farewell(self, mark: str) -> None:
+        if self._on_death is not None:
+            farewell = asyncio.create_task(self._on_death(mark))
+            self._farewells.add(farewell)
+            farewell.add_done_callback(self._farewells.discard)
+
     def _note_end(self, child: asyncio.subprocess.Process, code: int) -> None:
-        # SIGTERM itself ends a process that has not come to handle it yet.
-        if code not in (0, -signal.SIGTERM):
+        if code not in ORDERLY:
             logger.error("worker process %s ended with %s while it stopped", child.pid, _how_it_ended(code))
             self._code = self._code or 1
 
     async def _rest(self, seconds: float | None) -> None:
         """Wait, though not beyond an order to stop or a change of the files."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._news.wait()
+            await asyncio.wait_for(self._news.wait(), seconds)
 
     def _kill(self, children: Sequence[asyncio.subprocess.Process]) -> None:
         for child in children:
@@ -387,7 +393,5 @@ def _signal(child: asyncio.subprocess.Process) -> None:
 def _how_it_ended(code: int) -> str:
     if code >= 0:
         return f"exit code {code}"
-    try:
-        return f"signal {signal.Signals(-code).name}"
-    except ValueError:
-        return f"signal {-code}"
+    names = {number.value: number.name for number in signal.Signals}
+    return f"signal {names.get(-code, -code)}"
