@@ -1,18 +1,21 @@
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
+from tests import support
 from tests.processes import BIN, Program, children_of, clean_environment, eventually, is_running, processes, running
 
-from knapsaq import Client, Registry, Settings, connect
-from knapsaq.supervisor import WorkerPlan, _end_leases
+from knapsaq import Client, Registry, Settings, connect, supervisor
+from knapsaq.routes import TaskRoutes
+from knapsaq.supervisor import Supervisor, WorkerPlan, _end_leases, _marked
 
 GRACE = 1
 
@@ -52,6 +55,14 @@ def pid() -> int:
     return os.getpid()
 """
 
+NAMED = """
+from knapsaq import Settings
+from knapsaq.routes import WorkerBuilder
+from night_jobs import registry
+
+worker = WorkerBuilder().set_name("depot").set_settings(Settings()).set_registry(registry).create()
+"""
+
 
 class Start(Protocol):
     """Starts ``knapsaq ... worker`` with these words."""
@@ -64,6 +75,7 @@ class Start(Protocol):
 def start(tmp_path: Path, broker_url: str) -> Start:
     """Run workers in a folder of their own while a block runs."""
     (tmp_path / "night_jobs.py").write_text(JOBS)
+    (tmp_path / "named_jobs.py").write_text(NAMED)
 
     @contextmanager
     def start(*words: str, app: str = "night_jobs", **env: str) -> Iterator[Program]:
@@ -196,17 +208,18 @@ class TestSeveralProcesses:
             parent.signal()
             assert parent.ends() == 0
 
-    @pytest.mark.parametrize(("task", "note"), [("nap", "napping"), ("crunch", "crunching")])
+    @pytest.mark.parametrize(("task", "app"), [("nap", "night_jobs"), ("crunch", "night_jobs"), ("nap", "named_jobs")])
     async def test_the_jobs_of_a_child_that_dies_do_not_wait_for_its_lease(
-        self, start: Start, night: Client, tmp_path: Path, task: str, note: str
+        self, start: Start, night: Client, tmp_path: Path, task: str, app: str
     ) -> None:
         """They run again in another process, and what ran of them, in a process of its own too, has ended."""
 
         def pid_of_other(than: int) -> int | None:
-            said = (tmp_path / note).read_text() if (tmp_path / note).exists() else ""
+            note = tmp_path / {"nap": "napping", "crunch": "crunching"}[task]
+            said = note.read_text() if note.exists() else ""
             return int(said) if said.endswith("\n") and int(said) != than else None
 
-        with start("--workers", "2", "--queues", "night", KNAPSAQ_LEASE="600") as parent:
+        with start("--workers", "2", "--queues", "night", app=app, KNAPSAQ_LEASE="600") as parent:
             parent.says("started: queue", times=2)
             key = await enqueue(night, task, seconds=600)
             first = eventually("it runs", lambda: pid_of_other(0))
@@ -217,12 +230,25 @@ class TestSeveralProcesses:
             parent.ends(GRACE + 10)
         assert await status(night, key) == "queued"
 
-    async def test_a_parent_that_cannot_end_a_lease_says_so_and_goes_on(self, caplog: pytest.LogCaptureFixture) -> None:
-        """The lease runs out by itself."""
-        plan = WorkerPlan(settings=Settings(broker_url="redis://:hunter2@127.0.0.1:1/0", _env_file=None))
-        await _end_leases(plan, "mark")
-        assert "wait until its leases have run out: BrokerError" in caplog.text
-        assert "hunter2" not in caplog.text
+    async def test_the_jobs_of_a_child_that_is_killed_as_it_does_not_stop_do_not_wait_either(
+        self, start: Start, night: Client, tmp_path: Path
+    ) -> None:
+        """Whoever works next has them, though the parent is on its way out."""
+        with start("--workers", "2", "--queues", "night", KNAPSAQ_LEASE="600") as parent:
+            parent.says("started: queue", times=2)
+            key = await enqueue(night, "nap", seconds=600)
+            eventually("it runs", lambda: (tmp_path / "napping").exists() and (tmp_path / "napping").read_text())
+            os.kill(int((tmp_path / "napping").read_text()), signal.SIGSTOP)
+            for answer in ("stopping 2 worker processes", "hurrying", "does not stop and is killed"):
+                parent.signal()
+                parent.says(answer)
+            assert parent.ends() == 1
+        (tmp_path / "napping").unlink()
+        with start("--queues", "night", KNAPSAQ_LEASE="600") as worker:
+            eventually("it runs again", (tmp_path / "napping").exists, why=worker.output)
+            worker.signal()
+            worker.ends()
+        assert await status(night, key) == "queued"
 
     async def test_a_child_that_ignores_the_order_is_killed_and_the_exit_code_tells(
         self, start: Start, night: Client
@@ -250,6 +276,183 @@ class TestSeveralProcesses:
             assert parent.ends() == 2
             assert "asks for 'session', which nobody provides" in parent.output()
             assert "Traceback" not in parent.output()
+
+
+QUICK = "open('starts', 'a').write('x'); raise SystemExit(1)"
+PLAIN = "import time; open('starts', 'a').write('x'); time.sleep(600)"
+POLITE = f"import signal; signal.signal(signal.SIGTERM, lambda *_: exit(0)); {PLAIN}"
+STUBBORN = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {PLAIN}"
+
+
+@asynccontextmanager
+async def supervised(
+    source: str, on_death: Callable[[str], Coroutine[Any, Any, None]], *, reload: bool = False
+) -> AsyncIterator[Supervisor]:
+    """Keep a process running that does what ``source`` says, without any grace; it has ended after the block."""
+    one = Supervisor(1, grace=0, reload=reload, command=[sys.executable, "-c", source], on_death=on_death)
+    running = asyncio.create_task(one.run())
+    try:
+        yield one
+    finally:
+        for _ in range(3):
+            one.stop()
+        async with asyncio.timeout(10):
+            await running
+
+
+class TestDeath:
+    @pytest.fixture(autouse=True)
+    def folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """The working directory, where ``starts`` has a letter for each start."""
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "starts").touch()
+        return tmp_path
+
+    @pytest.mark.parametrize("how", ["stop", "reload"])
+    async def test_whoever_is_killed_as_it_does_not_stop_has_died(self, folder: Path, how: str) -> None:
+        """What is to be done then is done before the parent ends."""
+        marks: list[str] = []
+
+        async def note(mark: str) -> None:
+            await asyncio.sleep(0.05)
+            marks.append(mark)
+
+        def change() -> bool:
+            (folder / "changed.py").write_text("")
+            return bool(marks)
+
+        async with supervised(STUBBORN, note, reload=how == "reload") as one:
+            await support.eventually((folder / "starts").read_text)
+            if how == "reload":
+                await support.eventually(change)
+            one.stop()
+        assert marks
+
+    @pytest.mark.parametrize("source", [PLAIN, POLITE])
+    async def test_whoever_stops_when_told_has_not_died(self, folder: Path, source: str) -> None:
+        """Its workers have given their leases up, or it had none yet."""
+        marks: list[str] = []
+
+        async def note(mark: str) -> None:
+            marks.append(mark)
+
+        one = Supervisor(1, grace=60, command=[sys.executable, "-c", source], on_death=note)
+        running = asyncio.create_task(one.run())
+        await support.eventually((folder / "starts").read_text)
+        one.stop()
+        assert await running == 0
+        assert marks == []
+
+    async def test_a_server_that_does_not_answer_holds_nothing_up(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Neither the process that takes the place of the dead one, nor the end of the parent."""
+        monkeypatch.setattr(supervisor, "FIRST_PAUSE", 0)
+        monkeypatch.setattr(supervisor, "FAREWELL_LIMIT", 0.05)
+        given_up: list[str] = []
+
+        async def hang(mark: str) -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                given_up.append(mark)
+
+        async with supervised(QUICK, hang):
+            await support.eventually(lambda: len((folder / "starts").read_text()) > 1)
+            assert given_up == []
+        assert given_up
+
+    async def test_a_change_meanwhile_is_not_missed(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A file that changes while a dead process' leases are ended starts the next one at once."""
+        monkeypatch.setattr(supervisor, "FIRST_PAUSE", 600)
+        monkeypatch.setattr(supervisor, "FAREWELL_LIMIT", 0.05)
+        marks: list[str] = []
+
+        async def hang(mark: str) -> None:
+            marks.append(mark)
+            await asyncio.Event().wait()
+
+        def change() -> bool:
+            (folder / "changed.py").write_text("")
+            return len((folder / "starts").read_text()) > 1
+
+        async with supervised(QUICK, hang, reload=True):
+            await support.eventually(lambda: marks)
+            await support.eventually(change)
+
+
+class TestLeasesOfTheDead:
+    @pytest.fixture
+    def plan(self, night: Client) -> WorkerPlan:
+        """A plan for the queues, with tasks that cannot be had."""
+        routes = TaskRoutes()
+        routes.register("nowhere.task", queue="night")
+        registry = Registry()
+        registry.include(routes)
+        return WorkerPlan(settings=night.settings, registry=registry, name="depot")
+
+    async def ended(self, client: Client, queue: str) -> list[bytes]:
+        """Return the workers whose leases have run out."""
+        redis: Any = client.queue(queue).redis
+        found: list[bytes] = await redis.zrangebyscore(client.queue(queue).keys.leases, 0, 0)
+        return found
+
+    async def test_they_are_those_of_the_name_and_the_mark(self, night: Client, plan: WorkerPlan) -> None:
+        """Nobody else's; and the tasks are not needed for it."""
+        leases = {"depot-mark-1": 9e15, "mark-1": 9e15, "depot-mark2-1": 9e15, "depot-1": 9e15}
+        for name in ("night", "idle"):
+            await night.queue(name).redis.zadd(night.queue(name).keys.leases, leases)
+        await _end_leases(plan, "mark")
+        assert [await self.ended(night, name) for name in ("night", "idle")] == [[b"depot-mark-1"]] * 2
+
+    async def test_a_queue_that_fails_does_not_keep_the_others(
+        self, night: Client, plan: WorkerPlan, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """The first one's key is of another type; the log has its error once."""
+        caplog.set_level("INFO")
+        await night.queue("night").redis.set(night.queue("night").keys.leases, "?")
+        await night.queue("idle").redis.zadd(night.queue("idle").keys.leases, {"depot-mark-1": 9e15})
+        await _end_leases(plan, "mark")
+        assert await self.ended(night, "idle") == [b"depot-mark-1"]
+        assert [record.getMessage().count("WRONGTYPE") for record in caplog.records] == [1]
+        await night.queue("night").redis.delete(night.queue("night").keys.leases)
+
+    async def test_a_server_that_is_away_is_told_of_on_a_line(self, caplog: pytest.LogCaptureFixture) -> None:
+        """It does not claim that there were leases, as a process that never reached the server had none."""
+        caplog.set_level("INFO")
+        plan = WorkerPlan(settings=Settings(broker_url="redis://:hunter2@127.0.0.1:1/0", _env_file=None))
+        await _end_leases(plan, "mark")
+        [record] = caplog.records
+        assert record.levelname == "INFO"
+        said = (
+            "leases of workers mark-..., if there are any, run out by themselves: broker redis://:***@127.0.0.1:1/0: "
+        )
+        assert record.getMessage().startswith(said)
+        assert "hunter2" not in caplog.text
+
+    async def test_a_server_that_says_nothing_is_given_up(
+        self, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The log says after how long."""
+        caplog.set_level("INFO")
+        monkeypatch.setattr(supervisor, "LEASES_LIMIT", 0.1)
+        silent = await asyncio.start_server(lambda _reader, writer: writers.append(writer), "127.0.0.1", 0)
+        writers: list[asyncio.StreamWriter] = []
+        port = silent.sockets[0].getsockname()[1]
+        await _end_leases(WorkerPlan(settings=Settings(broker_url=f"redis://127.0.0.1:{port}/0", _env_file=None)), "m")
+        assert "run out by themselves: no answer within 0.1 s" in caplog.text
+        for writer in writers:
+            writer.close()
+        silent.close()
+        await silent.wait_closed()
+
+    @pytest.mark.parametrize(
+        ("name", "mark", "beginning"), [(None, "m", "m"), ("depot", "m", "depot-m"), ("depot", "", "depot")]
+    )
+    def test_the_ids_begin_with_name_and_mark(self, name: str | None, mark: str, beginning: str) -> None:
+        """A part that is missing leaves no dash behind."""
+        assert _marked(name, mark) == beginning
+        assert _marked(None, "") is None
 
 
 class TestReload:
