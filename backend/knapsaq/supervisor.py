@@ -386,8 +386,9 @@ class Supervisor:
 
 
 def _signal(child: asyncio.subprocess.Process) -> None:
+    # Not its ``send_signal``, which may take a dead child's exit code away from the one that waits for it.
     with contextlib.suppress(ProcessLookupError):
-        child.send_signal(signal.SIGTERM)
+        os.kill(child.pid, signal.SIGTERM)
 
 
 def _how_it_ended(code: int) -> str:

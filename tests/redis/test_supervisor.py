@@ -324,7 +324,7 @@ class TestDeath:
         async with supervised(STUBBORN, note, reload=how == "reload") as one:
             await support.eventually((folder / "starts").read_text)
             if how == "reload":
-                await support.eventually(change)
+                await support.eventually(change, within=10)
             one.stop()
         assert marks
 
@@ -358,7 +358,7 @@ class TestDeath:
                 given_up.append(mark)
 
         async with supervised(QUICK, hang):
-            await support.eventually(lambda: len((folder / "starts").read_text()) > 1)
+            await support.eventually(lambda: len((folder / "starts").read_text()) > 1, within=10)
             assert given_up == []
         assert given_up
 
@@ -378,7 +378,7 @@ class TestDeath:
 
         async with supervised(QUICK, hang, reload=True):
             await support.eventually(lambda: marks)
-            await support.eventually(change)
+            await support.eventually(change, within=10)
 
 
 class TestLeasesOfTheDead:
