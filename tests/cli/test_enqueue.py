@@ -146,5 +146,5 @@ class TestWait:
         result = run("-A", "shop_jobs", "enqueue", "nap", "seconds=1", "--wait", "0.05")
         assert result.exit_code == 1
         assert "no worker takes jobs from the queue 'default'" in result.stderr
-        assert "it goes on" in result.stderr
+        assert "and goes on" in result.stderr
         assert waiting(broker_url) == 1
