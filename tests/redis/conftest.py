@@ -15,6 +15,7 @@ from tests.support import Server, eventually, free_port
 
 from knapsaq import Client, Queue, Registry, Settings, Task, connect
 from knapsaq.registry import AnyTask
+from knapsaq.relay import Relay
 
 
 @pytest.fixture
@@ -60,8 +61,14 @@ async def cluster(nodes: Nodes, cluster_settings: Settings, registry: Registry) 
     nodes.spread()
     async with connect(cluster_settings, registry=registry) as client:
         yield client
+        await eventually(lambda: _carried(client))
     strays = [key for key, ttl in nodes.keys().items() if ttl == -1 and not ENDLESS_KEYS.fullmatch(key.encode())]
     assert not strays, f"keys without owner or expiry: {strays}"
+
+
+async def _carried(client: Client) -> bool:
+    """Carry what workers have left that stopped as they were at it; False while the lock of one of them holds."""
+    return not any([await Relay(queue, "next").run_once() for queue in client.queues.values()])
 
 
 @pytest.fixture
