@@ -209,6 +209,13 @@ async def hire_two(site: Site, queue: Queue, **settings: Any) -> None:
     await staffed(queue, 2)
 
 
+async def freeze(worker: subprocess.Popen[bytes]) -> None:
+    """Stop a worker in the middle of whatever it does."""
+    worker.send_signal(signal.SIGSTOP)
+    state = Path(f"/proc/{worker.pid}/stat")
+    await eventually(lambda: state.read_text(encoding="utf-8").rpartition(") ")[2].startswith("T"))
+
+
 async def audit(site: Site, queue: Queue, accepted: set[str], *, doubles: int, dead: Iterable[str] = ()) -> int:
     """Wait until every job has ended, and fail unless the books are right; return how many effects were doubled.
 

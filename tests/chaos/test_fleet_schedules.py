@@ -6,7 +6,7 @@ import asyncio
 import statistics
 from typing import Any, NamedTuple
 
-from tests.chaos.site import LONG_FORM, PATIENCE, ROOT, Site, audit, producing, sized, staffed
+from tests.chaos.site import LONG_FORM, PATIENCE, ROOT, Site, audit, freeze, producing, sized, staffed
 from tests.support import eventually
 
 from knapsaq import Queue
@@ -38,9 +38,29 @@ def fires(site: Site, schedule: str) -> list[Fire]:
     )
 
 
+async def on_their_way(site: Site, queue: Queue) -> list[tuple[str, int]]:
+    """Return schedule and due time of the jobs that have left their line, while Redis does not know their outcome."""
+    redis: Any = queue.redis
+    found = [(one.schedule, one.due_ms) for name in ("fast", "slow") for one in fires(site, name)]
+    scores = await redis.zmscore(queue.keys.incomplete, [queue.job_id(f"cron:{name}:{due}") for name, due in found])
+    return [one for one, score in zip(found, scores, strict=True) if score is not None]
+
+
+def first_runs(site: Site, schedule: str, again: list[tuple[str, int]]) -> list[Fire]:
+    """Return the fires of a schedule without the second run of those that had to run again."""
+    runs: list[Fire] = []
+    for one in fires(site, schedule):
+        if not (runs and runs[-1].due_ms == one.due_ms and (schedule, one.due_ms) in again):
+            runs.append(one)
+    return runs
+
+
 class TestFleet:
     async def test_each_due_time_gives_one_job_though_workers_are_killed(self, site: Site) -> None:
-        """Five workers, one of them killed in the middle, another one started: none is missed, none is double."""
+        """Five workers, one of them killed in the middle, another one started: none is missed, none is double.
+
+        Only a job that has left its line and whose outcome was on its way runs again.
+        """
         async with producing(site) as queue:
             await self._crew(site, queue)
             first = await eventually(lambda: fires(site, "fast"), within=PATIENCE)
@@ -48,13 +68,15 @@ class TestFleet:
             # The one that fires as a rule, so that the others have to notice.
             last = fires(site, "fast")[-1].pid
             victim = next((one for one in site.workers if one.pid == last), site.workers[0])
+            await freeze(victim)
+            again = await on_their_way(site, queue)
             victim.kill()
             victim.wait()
             await self._reached(site, first[0].due_ms + SECONDS * 700)
             site.hire(program=PROGRAM, chaos_form="long" if LONG_FORM else "short")
             await self._reached(site, first[0].due_ms + SECONDS * 1000)
 
-            fast, slow = fires(site, "fast"), fires(site, "slow")
+            fast, slow = first_runs(site, "fast", again), first_runs(site, "slow", again)
             assert [one.due_ms for one in fast] == list(range(fast[0].due_ms, fast[-1].due_ms + 1, 1000))
             assert [one.due_ms for one in slow] == list(range(slow[0].due_ms, slow[-1].due_ms + 1, SLOW_MS))
             assert fast[-1].due_ms - slow[-1].due_ms <= SLOW_MS

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.chaos.site import CONCURRENCY, PATIENCE, Site, audit, pour, producing, sized, staffed, watched
+from tests.chaos.site import CONCURRENCY, PATIENCE, Site, audit, freeze, pour, producing, sized, staffed, watched
 from tests.support import eventually
 
 from knapsaq import Queue
@@ -38,11 +36,6 @@ async def has_claimed(queue: Queue, jobs: int) -> bool:
     return await running(queue) == jobs
 
 
-def stands_still(pid: int) -> bool:
-    """Whether a process has been stopped."""
-    return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(") ")[2].startswith("T")
-
-
 async def on_their_way(site: Site, queue: Queue) -> int:
     """Return how many jobs have had their effect, while Redis does not know their outcome."""
     redis: Any = queue.redis
@@ -62,8 +55,7 @@ class TestKilledWorkers:
             accepted = await pour(queue, range(jobs), seconds=0.02, spread=0.5, group=100)
             victim = site.hire(concurrency=SLOTS, lease=lease)
             await eventually(lambda: len(site.entries()) >= jobs * 0.4, within=PATIENCE)
-            victim.send_signal(signal.SIGSTOP)  # so that it can be counted what is on its way
-            await eventually(lambda: stands_still(victim.pid))
+            await freeze(victim)  # so that it can be counted what is on its way
             unsettled = await on_their_way(site, queue)
             assert unsettled <= SLOTS
             victim.kill()
