@@ -101,8 +101,7 @@ class Keys:
     @property
     def of_fire(self) -> list[str]:
         """The keys of ``schedules_fire.lua``, without jobs."""
-        own = [self.schedules, self.schedules_due, self.schedules_fires]
-        return [*own, self.incomplete, self.queued]
+        return [self.schedules, self.schedules_due, self.schedules_fires, self.incomplete]
 
     def fired(self, key: str) -> str:
         """Return the key that remembers a job which is to be accepted once."""

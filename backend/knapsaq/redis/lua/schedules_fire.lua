@@ -1,5 +1,5 @@
 -- Fire schedules: accept the jobs of due times that have come, and set the next ones, all in one step.
--- keys: schedules due fires incomplete queued | job
+-- keys: schedules due fires incomplete | job
 -- args: now worker pushes | name due version next overlap moment note payload score
 -- Each row is a due time, the moment, with its job, or with a note why it gives none. The rows of a schedule follow each
 -- other and count only while its due time and its record, by its SHA-1, are those that the caller has seen. With the
@@ -7,9 +7,9 @@
 -- may run. A due time at or before the newest that fired, by less than a day, has fired already.
 -- Returns now in ms, the next due time of all schedules or '', and for each row 1 if it was done, 0 if it was refused,
 -- 2 if it was skipped.
-local schedules, due, fires, incomplete, queued = unpack(KEYS, 1, 5)
+local schedules, due, fires, incomplete = unpack(KEYS, 1, 4)
 local now, worker, pushes = unpack(ARGV, 1, 3)
-local OWN_KEYS = 5
+local OWN_KEYS = 4
 local OWN_ARGS = 3
 local FIELDS = 9
 local SHOWN = 10
